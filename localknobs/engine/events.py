@@ -1,0 +1,132 @@
+"""What an answer sends while it is being written, and what a loaded model says of itself.
+
+Plain frozen records, importable without llama.cpp; the worker sends them as JSON lines, the parent
+gives them to whoever reads `Engine.stream`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+from localknobs.knobs import Value
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+FinishReason = Literal["end", "stop", "length", "context", "stopped"]
+"""Why an answer ended: the model's own end token, a stop string, the `n_predict` limit, a full
+context, or the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """Progress of reading the prompt, in tokens; `reused` of them were still in the cache."""
+
+    done: int
+    total: int
+    reused: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextArrived:
+    """The next piece of the answer; one event may carry several tokens.
+
+    Args:
+        text: Whole characters only.
+        generated_tokens: Tokens of this answer so far.
+        context_used: Tokens in the context now.
+        tokens_per_s: Speed of this answer so far.
+    """
+
+    text: str
+    generated_tokens: int
+    context_used: int
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerChanged:
+    """New sampler values took effect.
+
+    Args:
+        at_token: Index, within this answer, of the first token drawn with them.
+        at_character: Length of the answer's text when they took effect.
+        changes: Knob name to new value, only those that differ.
+    """
+
+    at_token: int
+    at_character: int
+    changes: Mapping[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something the user should know that is no error."""
+
+    text: str
+    level: Literal["info", "warning"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Exact counts and times of one answer."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    context_used: int = 0
+    context_size: int = 0
+    time_to_first_token_s: float = 0.0
+    prompt_tokens_per_s: float = 0.0
+    tokens_per_s: float = 0.0
+    threads: int = 0
+    seed: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of an answer."""
+
+    reason: FinishReason
+    stats: Stats
+
+
+Event = PromptRead | TextArrived | SamplerChanged | Noted | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a loaded model says of itself.
+
+    Args:
+        size_bytes: Bytes of all tensors.
+        context_size: Tokens the context really has (llama.cpp may round the wish up).
+        context_trained: Tokens the model was trained with.
+        chat_template: Source text of the template, None when the file has none.
+        recommended: The file's own `general.sampling.*` values as knob values, may be empty.
+        system_info: llama.cpp's line of CPU and backend features.
+        devices: Names of the devices that hold layers.
+        notes: What was decided at load and why (threads, extra buffers, context size).
+    """
+
+    path: str
+    name: str
+    architecture: str
+    description: str
+    parameters: int
+    size_bytes: int
+    context_size: int
+    context_trained: int
+    vocabulary_size: int
+    chat_template: str | None
+    recommended: Mapping[str, Value] = field(default_factory=dict)
+    system_info: str = ""
+    devices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,34 @@
+"""Knobs: one row of data each, read by the flag, the slider, the check, the docs, the presets and the engine.
+
+The record and the look-ups are here, the rows in `sampling.py` and `loading.py`, the five lever
+cards in `levers.py`. Standard library only; nothing here knows llama.cpp or a screen.
+"""
+
+from __future__ import annotations
+
+from localknobs.knobs.record import Applies, Kind, Knob, Lever, Value, Values
+from localknobs.knobs.table import (
+    KNOBS,
+    check_value,
+    check_values,
+    defaults,
+    knob,
+    knobs_of,
+    parse_value,
+)
+
+__all__ = [
+    "KNOBS",
+    "Applies",
+    "Kind",
+    "Knob",
+    "Lever",
+    "Value",
+    "Values",
+    "check_value",
+    "check_values",
+    "defaults",
+    "knob",
+    "knobs_of",
+    "parse_value",
+]

@@ -1,0 +1,61 @@
+"""Look-ups over all knob rows: by name or flag, by lever, defaults, and checks with the near name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from localknobs.errors import NotFound
+from localknobs.knobs.loading import LOADING
+from localknobs.knobs.record import Knob, Value
+from localknobs.knobs.sampling import SAMPLING
+
+KNOBS: dict[str, Knob] = {row.name: row for row in (*SAMPLING, *LOADING)}
+"""Every knob by name, in the order a person should meet them."""
+
+
+def knob(name: str) -> Knob:
+    """Return the knob of that name or flag (`temp`, `--temp`, `top-k` and `top_k` all work).
+
+    Raises:
+        NotFound: there is none; the hint gives near names.
+    """
+    plain = name.strip().lstrip("-").replace("-", "_").lower()
+    if plain in KNOBS:
+        return KNOBS[plain]
+    for row in KNOBS.values():
+        if any(plain == flag.lstrip("-").replace("-", "_").lower() for flag in row.flags):
+            return row
+    from difflib import get_close_matches  # 4 ms: only on a miss
+
+    near = get_close_matches(plain, KNOBS, n=3, cutoff=0.5)
+    hint = f"Near names: {', '.join(near)}." if near else "`localknobs knobs` lists them."
+    raise NotFound(f"No knob is called {name!r}", hint)
+
+
+def knobs_of(group_of: str) -> tuple[Knob, ...]:
+    """Return the rows of one table: `sampling` or `loading`."""
+    return {"sampling": SAMPLING, "loading": LOADING}[group_of]
+
+
+def defaults(group_of: str = "sampling") -> dict[str, Value]:
+    """Return name to default value for one table."""
+    return {row.name: row.default for row in knobs_of(group_of)}
+
+
+def parse_value(name: str, text: str) -> Value:
+    """Read a typed value for the knob of that name; raises `NotFound` or `BadValue`."""
+    return knob(name).parse(text)
+
+
+def check_value(name: str, value: object) -> Value:
+    """Check one value; raises `NotFound` or `BadValue`."""
+    return knob(name).check(value)
+
+
+def check_values(values: Mapping[str, object]) -> dict[str, Value]:
+    """Check several values and return them under their canonical names, each in its knob's own type."""
+    checked = {}
+    for name, value in values.items():
+        row = knob(name)
+        checked[row.name] = row.check(value)
+    return checked
