@@ -1,0 +1,1 @@
+"""Weights on disk to weights on disk: merge, convert, quantize."""

@@ -1,0 +1,1 @@
+"""The terminal screens: Textual only, no arithmetic, no model code."""

@@ -1,0 +1,97 @@
+# make run    install what is missing, then open the terminal program on the built-in model
+# make setup  the installing alone
+# make test   the test suite
+# make lint   everything else that CI checks
+# make gpu    build llama.cpp again for this machine's GPU
+# make docs   write the generated pages
+# make clean  remove .venv and what was built
+# Each does nothing when it is already done.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+ENGINE := llama-cpp-python
+
+.PHONY: help run setup test lint gpu docs screenshots clean
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
+
+run: setup
+	@$(BIN)/localknobs $(ARGS)
+
+setup: $(VENV)/.base-done
+
+# ---- the environment -------------------------------------------------------------------------
+
+define CHECK_TOOLS
+missing=; \
+command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null \
+  || missing="$$missing\n  a C++ compiler   Debian/Ubuntu: sudo apt install build-essential   Fedora: sudo dnf install gcc-c++   macOS: xcode-select --install"; \
+command -v cmake >/dev/null \
+  || missing="$$missing\n  cmake            Debian/Ubuntu: sudo apt install cmake   Fedora: sudo dnf install cmake   macOS: brew install cmake"; \
+if [ -n "$$missing" ]; then printf "localknobs compiles llama.cpp, and this machine lacks:$$missing\nInstall what is named, then run make again.\n" >&2; exit 3; fi
+endef
+
+$(VENV)/.venv-done:
+	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if command -v $$name >/dev/null && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then echo "localknobs needs Python 3.11 or newer; found $$(python3 --version 2>&1 || echo none). Install python3.11 or newer, then run make again." >&2; exit 3; fi; \
+	$$python -c 'import venv, ensurepip' 2>/dev/null || { echo "$$python cannot make virtual environments. Debian/Ubuntu: sudo apt install python3-venv" >&2; exit 3; }; \
+	echo "Making $(VENV) with $$($$python --version)"; \
+	$$python -m venv $(VENV)
+	@touch $@
+
+# pip caches the wheel it builds without regard to CMAKE_ARGS. Only the plain CPU build may come from
+# that cache, and only if it turns out to have what we ask for; every other build is made afresh.
+$(VENV)/.engine-done: $(VENV)/.venv-done constraints.txt
+	@version=$$(sed -n 's/^$(ENGINE)==//p' constraints.txt); \
+	if $(PIP) show $(ENGINE) 2>/dev/null | grep -qx "Version: $$version"; then touch $@; exit 0; fi; \
+	$(CHECK_TOOLS); \
+	flags="-DGGML_RPC=on $${CMAKE_ARGS:-}"; fresh=; \
+	if command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1; then flags="-DGGML_CUDA=on $$flags"; fi; \
+	if [ "$$flags" != "-DGGML_RPC=on " ]; then fresh=--no-cache-dir; fi; \
+	echo "Compiling llama.cpp ($(ENGINE) $$version) with $$flags: about 4 minutes on 2 cores, longer with CUDA; once."; \
+	install() { CMAKE_ARGS="$$flags" CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)} \
+	  $(PIP) install --progress-bar off --no-binary $(ENGINE) -c constraints.txt "$$@" $(ENGINE); }; \
+	install $$fresh; \
+	if ! $(BIN)/python -c 'import llama_cpp, sys; sys.exit(not llama_cpp.llama_supports_rpc())' 2>/dev/null; then \
+	  echo "The cached build lacks RPC; compiling afresh."; install --no-cache-dir --force-reinstall --no-deps; fi
+	@touch $@
+
+$(VENV)/.base-done: $(VENV)/.engine-done pyproject.toml constraints.txt
+	@echo "Installing localknobs"
+	@$(PIP) install --quiet --progress-bar off -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev-done: $(VENV)/.base-done
+	@echo "Installing what the tests need"
+	@$(PIP) install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+gpu: $(VENV)/.venv-done
+	@rm -f $(VENV)/.engine-done; $(PIP) uninstall --quiet --yes $(ENGINE)
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/localknobs doctor
+
+# ---- checks ----------------------------------------------------------------------------------
+
+test: $(VENV)/.dev-done
+	@$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.dev-done
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+docs: $(VENV)/.dev-done
+	@$(BIN)/python tests/guards/generated_docs.py --write
+
+screenshots: $(VENV)/.dev-done
+	@$(BIN)/python tests/tui/make_screenshots.py
+
+clean:
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
