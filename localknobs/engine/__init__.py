@@ -1,1 +1,58 @@
-"""One model in one worker process."""
+"""The engine: a model in a process of its own, answers as a stream of events.
+
+Importing this loads neither llama.cpp nor numpy; only the worker process does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from localknobs.engine.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Message,
+    ModelInfo,
+    Noted,
+    PromptRead,
+    SamplerChanged,
+    Stats,
+    TextArrived,
+)
+from localknobs.engine.settings import LoadSettings
+
+if TYPE_CHECKING:
+    from localknobs.engine.client import Engine
+
+__all__ = [
+    "Event",
+    "FinishReason",
+    "Finished",
+    "LoadSettings",
+    "Message",
+    "ModelInfo",
+    "Noted",
+    "PromptRead",
+    "SamplerChanged",
+    "Stats",
+    "TextArrived",
+    "load",
+]
+
+
+def load(settings: LoadSettings, on_progress: Callable[[float], None] | None = None) -> Engine:
+    """Load a model into a worker process and return when it is ready.
+
+    Args:
+        settings: Which file, and how.
+        on_progress: Called with 0 to 1 while the weights are read, from this thread.
+
+    Raises:
+        NotFound, BadFile, Unsupported: the file is missing, damaged or of a kind that cannot be run.
+        NotEnough: the context does not fit the free memory.
+        EngineDied: the worker ended while loading; `log_tail` holds the last log lines.
+    """
+    from localknobs.engine.client import Engine
+
+    return Engine(settings, on_progress)

@@ -1,0 +1,189 @@
+"""One loaded model and its context over llama.cpp's low-level API; only the worker process imports this.
+
+Everything that touches a C pointer is here, in `sampling.py` or in `generate.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import llama_cpp as lib
+
+from localknobs.engine.settings import LoadSettings
+from localknobs.errors import BadFile, NotEnough
+
+ABORTED = 2
+"""What `llama_decode` returns when the abort callback asked for it (llama.h)."""
+NO_CACHE_SLOT = 1
+"""What `llama_decode` returns when the key-value cache has no room for the batch (llama.h)."""
+
+_kept_callbacks: list[Any] = []  # a collected CFUNCTYPE object that C still calls is a crash
+
+
+def send_log_to_stderr() -> None:
+    """Write llama.cpp's log, undecoded, to file descriptor 2, where the parent collects it."""
+
+    @lib.llama_log_callback  # type: ignore[untyped-decorator,unused-ignore]
+    def write(level: int, text: bytes, user_data: Any) -> None:
+        if level != 4:  # debug lines
+            os.write(2, text)
+
+    _kept_callbacks.append(write)
+    lib.llama_log_set(write, ctypes.c_void_p(0))
+
+
+class LoadedModel:
+    """A model, its vocabulary and one context.
+
+    Raises:
+        BadFile: llama.cpp cannot read the file.
+        NotEnough: the context does not fit into memory.
+    """
+
+    def __init__(
+        self, settings: LoadSettings, context_size: int, threads: int, use_extra_bufts: bool,
+        on_progress: Callable[[float], None],
+    ) -> None:
+        lib.llama_backend_init()
+        self.pointer: Any = None
+        self.context: Any = None
+        model_params = lib.llama_model_default_params()
+        model_params.n_gpu_layers = settings.n_gpu_layers
+        model_params.use_extra_bufts = use_extra_bufts
+        self._cancelled = False
+
+        @lib.llama_progress_callback  # type: ignore[attr-defined,untyped-decorator,unused-ignore]
+        def progress(done: float, user_data: Any) -> bool:
+            on_progress(done)
+            return not self._cancelled
+
+        self._progress = progress
+        model_params.progress_callback = progress
+        self.pointer = lib.llama_model_load_from_file(os.fsencode(settings.model), model_params)
+        if not self.pointer:
+            raise BadFile(f"llama.cpp cannot load {settings.model}", "The log below says why; a damaged download must be fetched again.")
+        self.vocabulary: Any = lib.llama_model_get_vocab(self.pointer)
+        self.vocabulary_size: int = lib.llama_vocab_n_tokens(self.vocabulary)
+        context_params = lib.llama_context_default_params()
+        context_params.n_ctx = context_size
+        context_params.n_batch = min(settings.n_batch, context_size) if context_size else settings.n_batch
+        context_params.n_ubatch = min(settings.n_ubatch, context_params.n_batch)
+        context_params.n_threads = threads
+        context_params.n_threads_batch = threads
+        context_params.no_perf = True
+        self.context = lib.llama_init_from_model(self.pointer, context_params)
+        if not self.context:
+            self.close()
+            raise NotEnough(f"llama.cpp could not make a context of {context_size} tokens", "Use a smaller context: -c 4096.")
+        # llama.cpp may change what was asked for: read back what the context really has.
+        self.context_size: int = lib.llama_n_ctx(self.context)
+        self.batch_size: int = lib.llama_n_batch(self.context)
+        self.memory: Any = lib.llama_get_memory(self.context)
+        self._one = (lib.llama_token * 1)()
+        self._pieces: dict[int, bytes] = {}
+        self._buffer = ctypes.create_string_buffer(256)
+
+    def decode(self, tokens: Sequence[int]) -> int:
+        """Compute tokens that follow what the cache holds; logits are kept for the last one.
+
+        Args:
+            tokens: At most `batch_size` of them.
+
+        Returns:
+            llama.cpp's code: 0 done, 1 no room in the cache, 2 aborted, below 0 failed.
+        """
+        if len(tokens) == 1:
+            self._one[0] = tokens[0]
+            return int(lib.llama_decode(self.context, lib.llama_batch_get_one(self._one, 1)))
+        array = (lib.llama_token * len(tokens))(*tokens)
+        return int(lib.llama_decode(self.context, lib.llama_batch_get_one(array, len(tokens))))
+
+    def keep(self, count: int) -> bool:
+        """Drop everything after the first `count` tokens from the cache; False where the model cannot."""
+        return bool(lib.llama_memory_seq_rm(self.memory, 0, count, -1))
+
+    def clear(self) -> None:
+        """Empty the cache."""
+        lib.llama_memory_clear(self.memory, True)
+
+    def tokens_in_cache(self) -> int:
+        """Return how many tokens the cache really holds."""
+        return int(lib.llama_memory_seq_pos_max(self.memory, 0)) + 1
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Return the tokens of a text, with no begin token added; control tokens are read only if `special`."""
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 8
+        while True:
+            array = (lib.llama_token * room)()
+            count = int(lib.llama_tokenize(self.vocabulary, data, len(data), array, room, False, special))
+            if count >= 0:
+                return list(array[:count])
+            room = -count
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes a token stands for; a control token stands for none."""
+        known = self._pieces.get(token)
+        if known is None:
+            count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, len(self._buffer), 0, False)
+            if count < 0:
+                self._buffer = ctypes.create_string_buffer(-count)
+                count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, -count, 0, False)
+            known = self._pieces[token] = self._buffer.raw[:count]
+        return known
+
+    def ends_generation(self, token: int) -> bool:
+        """Whether the model says with this token that it is done."""
+        return bool(lib.llama_vocab_is_eog(self.vocabulary, token))
+
+    def token_text(self, token: int) -> str:
+        """Return how the vocabulary spells a token; empty for none (a negative number)."""
+        return "" if token < 0 else lib.llama_vocab_get_text(self.vocabulary, token).decode("utf-8", "replace")
+
+    @property
+    def begin_token(self) -> int:
+        """The begin token that every text must start with; -1 where the model wants none."""
+        return int(lib.llama_vocab_bos(self.vocabulary)) if lib.llama_vocab_get_add_bos(self.vocabulary) else -1
+
+    def control_texts(self) -> tuple[str, ...]:
+        """Return the spellings of all control tokens, longest first: what a user's text must not become."""
+        is_control, vocabulary = lib.llama_vocab_is_control, self.vocabulary
+        texts = {self.token_text(token) for token in range(self.vocabulary_size) if is_control(vocabulary, token)}
+        return tuple(sorted((text for text in texts if text), key=len, reverse=True))
+
+    def metadata(self, key: str) -> str | None:
+        """Return a value of the file's header as text, None when there is none."""
+        buffer = ctypes.create_string_buffer(1024)
+        count = lib.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return None if count < 0 else buffer.value.decode("utf-8", "replace")
+
+    def chat_template(self) -> str | None:
+        """Return the file's chat template, None when there is none."""
+        found = lib.llama_model_chat_template(self.pointer, None)
+        return found.decode("utf-8", "replace") if found else None
+
+    def description(self) -> str:
+        """Return llama.cpp's own one-line description, such as `llama 8B Q4_K - Medium`."""
+        buffer = ctypes.create_string_buffer(256)
+        lib.llama_model_desc(self.pointer, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    def set_threads(self, generation: int, prompt: int) -> None:
+        """Set CPU threads for one token and for many."""
+        lib.llama_set_n_threads(self.context, generation, prompt)
+
+    def set_abort(self, callback: Any) -> None:
+        """Let the callback interrupt a computation (CPU only); None takes it away, as it costs time on small models."""
+        lib.llama_set_abort_callback(self.context, callback or lib.ggml_abort_callback(0), ctypes.c_void_p(0))
+
+    def close(self) -> None:
+        """Free the context, then the model; may be called twice."""
+        if self.context:
+            lib.llama_free(self.context)
+            self.context = None
+        if self.pointer:
+            lib.llama_model_free(self.pointer)
+            self.pointer = None

@@ -1,0 +1,187 @@
+"""From messages to prompt tokens: the model's chat template, with the user's text kept text.
+
+Control tokens such as `<|im_end|>` count only where the template wrote them. Before rendering,
+every spelling of a control token inside a message is replaced by a marker; after rendering, the
+text is split at the markers, and what stood there is tokenized as plain text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from localknobs.engine.events import Message
+from localknobs.errors import LocalknobsError
+
+RENDER_TIMEOUT_S = 10.0
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PLAIN = (
+    "{% for message in messages %}{% if message.role == 'system' %}{{ message.content }}\n\n"
+    "{% else %}{{ 'User' if message.role == 'user' else 'Assistant' }}: {{ message.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+PLAIN_STOPS = ("\nUser:",)
+
+
+class TemplateFailed(LocalknobsError):
+    """A chat template could not be rendered; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered conversation.
+
+    Args:
+        tokens: What the model reads.
+        stops: Stop strings that this way of prompting needs.
+        note: Set when a substitute for the model's own template was used.
+    """
+
+    tokens: list[int]
+    stops: tuple[str, ...] = ()
+    note: str = ""
+
+
+class TemplateRenderer:
+    """Holds the process that renders; starts it again when it had to be killed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start the process now, so that it is ready when the first message comes."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "localknobs.engine.template_process"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8", errors="surrogatepass",
+            )  # fmt: skip
+
+    def render(self, template: str, variables: dict[str, Any]) -> str:
+        """Return the template's text.
+
+        Raises:
+            TemplateFailed: it does not parse, refuses these messages, or runs beyond its limits.
+        """
+        self.start()
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(RENDER_TIMEOUT_S, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(json.dumps({"template": template, "variables": variables}) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            self.close()
+            raise TemplateFailed("The chat template ran beyond its limits of time or memory", "The model file is suspicious; a plain template is used.")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise TemplateFailed(f"The chat template failed: {reply['error']}", "A plain template is used.")
+        return str(reply["text"])
+
+    def close(self) -> None:
+        """End the process; may be called twice."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+class ChatTemplate:
+    """The way from messages to tokens of one model.
+
+    Args:
+        source: The template's text, None when the model has none.
+        tokenize: `tokenize(text, special=bool)` of the model.
+        control_texts: Spellings of its control tokens.
+        begin, end: Begin and end token as text, for the template's `bos_token` and `eos_token`.
+        begin_token: Token that every prompt must start with, -1 for none.
+    """
+
+    def __init__(
+        self, source: str | None, *, tokenize: Callable[..., list[int]], control_texts: Sequence[str], begin: str, end: str, begin_token: int,
+        renderer: TemplateRenderer,
+    ) -> None:  # fmt: skip
+        self.source = source
+        self._tokenize = tokenize
+        self._control = re.compile("|".join(map(re.escape, control_texts))) if control_texts else None
+        self._is_chatml = "<|im_start|>" in control_texts and "<|im_end|>" in control_texts
+        self._variables = {"bos_token": begin, "eos_token": end}
+        self._begin_token = begin_token
+        self._renderer = renderer
+        self._broken = ""  # why the model's own template is not used any more
+
+    def prompt(self, messages: Sequence[Message], *, continue_last: bool = False) -> Prompt:
+        """Return the tokens of a conversation, ready for the assistant's turn.
+
+        Args:
+            messages: The conversation.
+            continue_last: The last message is the assistant's, and the model goes on with it.
+        """
+        # The marker is letters and digits of a random number: no template and no user can know it.
+        nonce = "Zq" + secrets.token_hex(8)
+        hidden: list[str] = []
+        shown = [{"role": message["role"], "content": self._hide(message["content"], nonce, hidden)} for message in messages]
+        tail = shown.pop()["content"] if continue_last and shown and shown[-1]["role"] == "assistant" else ""
+        text, stops, note = self._render(shown)
+        tokens = self._tokens(text + tail, nonce, hidden)
+        if self._begin_token >= 0 and tokens[:1] != [self._begin_token]:
+            tokens.insert(0, self._begin_token)
+        return Prompt(tokens, stops, note)
+
+    def plain(self, text: str) -> Prompt:
+        """Return the tokens of a raw prompt: no template, control tokens read as such."""
+        tokens = self._tokenize(text, special=True)
+        if self._begin_token >= 0 and tokens[:1] != [self._begin_token]:
+            tokens.insert(0, self._begin_token)
+        return Prompt(tokens)
+
+    def _render(self, messages: list[dict[str, str]]) -> tuple[str, tuple[str, ...], str]:
+        variables = {**self._variables, "messages": messages, "add_generation_prompt": True}
+        note = self._broken
+        if self.source and not self._broken:
+            try:
+                return self._renderer.render(self.source, variables), (), ""
+            except TemplateFailed as error:
+                note = f"{error.message}. A plain template is used instead."
+                if "limits" in error.message:
+                    self._broken = note  # once is enough to know
+        elif not self.source:
+            note = "This model has no chat template, so a plain one is used; a base model may ramble."
+        if self._is_chatml:
+            return self._renderer.render(CHATML, variables), (), note
+        return self._renderer.render(PLAIN, variables), PLAIN_STOPS, note
+
+    def _hide(self, content: str, nonce: str, hidden: list[str]) -> str:
+        if self._control is None:
+            return content
+
+        def marker(found: re.Match[str]) -> str:
+            hidden.append(found[0])
+            return f"{nonce}x{len(hidden) - 1}x"
+
+        return self._control.sub(marker, content)
+
+    def _tokens(self, text: str, nonce: str, hidden: list[str]) -> list[int]:
+        tokens: list[int] = []
+        pieces = re.split(f"{nonce}x(\\d+)x", text)  # template text, index, template text, index, ...
+        for place, piece in enumerate(pieces):
+            if place % 2:
+                tokens += self._tokenize(hidden[int(piece)], special=False)
+            elif piece:
+                tokens += self._tokenize(piece, special=True)
+        return tokens

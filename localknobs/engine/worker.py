@@ -1,0 +1,176 @@
+"""The process that holds one model: `python -m localknobs.engine.worker`; started by `client.py`.
+
+Standard input brings commands, one JSON object a line; the file descriptor named by `LOCALKNOBS_EVENTS_FD`
+takes the answers. Everything llama.cpp prints goes to standard error, which the parent collects.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from localknobs.engine import protocol
+from localknobs.engine.events import Event, ModelInfo
+from localknobs.engine.settings import LoadSettings
+from localknobs.engine.templates import ChatTemplate, Prompt, TemplateRenderer
+from localknobs.engine.threads import ThreadTuner, candidates
+from localknobs.errors import LocalknobsError
+from localknobs.gguf_info import check_is_model, read_header
+from localknobs.hardware import logical_cores, physical_cores
+from localknobs.knobs import check_values, defaults
+
+
+class Worker:
+    """Holds the model and answers one command after another."""
+
+    def __init__(self, out: int) -> None:
+        self._out = out
+        self._lock = threading.Lock()
+        self._commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._renderer = TemplateRenderer()
+        self._generator: Any = None
+        self._model: Any = None
+        self._template: ChatTemplate | None = None
+
+    def run(self) -> None:
+        """Serve until the parent closes the pipe."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        while (command := self._commands.get()) is not None:
+            try:
+                self._do(command)
+            except LocalknobsError as error:
+                self._write(protocol.error_line(error))
+            except MemoryError:
+                self._write(protocol.error_line(LocalknobsError("There is not enough memory", "Use a smaller model or a smaller context (-c).")))
+        self._renderer.close()
+        if self._model:
+            self._model.close()
+
+    def _listen(self) -> None:
+        """Take commands; what concerns the answer being written takes effect at once."""
+        for line in sys.stdin.buffer:
+            command = json.loads(line)
+            generator = self._generator
+            if command["do"] == "stop":
+                if generator:
+                    generator.controls.stop.set()
+            elif command["do"] == "change":
+                if generator:
+                    generator.controls.changes.append(protocol.values_of(command["values"]))
+            else:
+                self._commands.put(command)
+        if self._generator:
+            self._generator.controls.stop.set()
+        self._commands.put(None)
+
+    def _do(self, command: dict[str, Any]) -> None:
+        if command["do"] == "load":
+            self._load(command)
+        elif command["do"] == "answer":
+            values = {**defaults("sampling"), **check_values(protocol.values_of(command["values"]))}
+            self._generator.controls.stop.clear()
+            self._generator.controls.changes.clear()
+            # The parent may stop or change the answer from here on.
+            self._write(protocol.to_line({"begun": True}))
+            self._generator.answer(self._prompt(command), values)
+        elif command["do"] == "count":
+            self._write(protocol.to_line({"count": len(self._prompt(command).tokens)}))
+        elif command["do"] == "threads":
+            self._generator.set_threads(*self._threads(command["threads"]))
+            self._write(protocol.to_line({"count": self._generator.threads}))
+
+    def _prompt(self, command: dict[str, Any]) -> Prompt:
+        assert self._template is not None
+        if "prompt" in command:
+            return self._template.plain(command["prompt"])
+        return self._template.prompt(command["messages"], continue_last=command.get("continue_last", False))
+
+    def _load(self, command: dict[str, Any]) -> None:
+        from localknobs.engine.checks import plan_context
+
+        fields = command["settings"]
+        settings = LoadSettings(**{**fields, "model": Path(fields["model"])})
+        header = read_header(settings.model)
+        check_is_model(header)
+        plan = plan_context(header, settings)
+        if header.chat_template:
+            self._renderer.start()  # starts up while the model loads
+
+        from localknobs.engine import generate, llama
+
+        llama.send_log_to_stderr()
+        tuners, threads = self._threads(settings.threads)
+        model = llama.LoadedModel(settings, plan.size, threads, bool(command["use_extra_bufts"]), self._progress)
+        self._probe(model)
+        self._model = model
+        self._generator = generate.Generator(model, tuners, threads, self._send)
+        begin = model.begin_token
+        self._template = ChatTemplate(
+            model.chat_template(), tokenize=model.tokenize, control_texts=model.control_texts(),
+            begin=model.token_text(int(llama.lib.llama_vocab_bos(model.vocabulary))), end=model.token_text(int(llama.lib.llama_vocab_eos(model.vocabulary))),
+            begin_token=begin, renderer=self._renderer,
+        )  # fmt: skip
+        info = ModelInfo(
+            path=str(settings.model), name=header.name, architecture=header.architecture, description=model.description(),
+            parameters=int(llama.lib.llama_model_n_params(model.pointer)), size_bytes=int(llama.lib.llama_model_size(model.pointer)),
+            context_size=model.context_size, context_trained=header.context_trained, vocabulary_size=model.vocabulary_size,
+            chat_template=model.chat_template(), recommended=header.sampling,
+            system_info=llama.lib.llama_print_system_info().decode("utf-8", "replace").strip(), notes=plan.notes,
+        )  # fmt: skip
+        self._write(protocol.to_line({"loaded": {name: getattr(info, name) for name in ModelInfo.__slots__}}))
+
+    def _probe(self, model: Any) -> None:
+        """Compute two tokens: on some machines the extra CPU buffers crash here (ggml-cpu/amx), and the parent then loads without them."""
+        self._write(protocol.to_line({"probing": True}))
+        from localknobs.engine import llama
+
+        token = max(0, model.begin_token)
+        code = model.decode([token, token])
+        best = llama.lib.llama_get_logits_ith(model.context, -1)
+        if code or not math.isfinite(best[0]):
+            os.kill(os.getpid(), signal.SIGABRT)  # as bad as a crash: the numbers are no numbers
+        model.clear()
+
+    @staticmethod
+    def _threads(wanted: int) -> tuple[tuple[ThreadTuner, ThreadTuner] | None, int]:
+        """Return the tuners of automatic threads with where they begin, or None and the fixed count."""
+        if wanted:
+            return None, wanted
+        first, counts = physical_cores(), candidates(logical_cores())
+        return (ThreadTuner(counts, first), ThreadTuner(counts, first)), first
+
+    def _progress(self, done: float) -> None:
+        self._write(protocol.to_line({"progress": round(done, 3)}))
+
+    def _send(self, event: Event) -> None:
+        self._write(protocol.event_line(event))
+
+    def _write(self, line: bytes) -> None:
+        with self._lock:
+            view = memoryview(line)
+            while view:
+                view = view[os.write(self._out, view) :]
+
+
+def main() -> None:
+    """Serve the parent; whatever prints to standard output lands in the log instead."""
+    out = int(os.environ["LOCALKNOBS_EVENTS_FD"])
+    os.set_inheritable(out, False)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's business
+    try:
+        Worker(out).run()
+    except BrokenPipeError:
+        os._exit(0)  # the parent is gone
+    os._exit(0)  # without C++ destructors, which can hang on a busy device
+
+
+if __name__ == "__main__":
+    main()
