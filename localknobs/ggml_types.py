@@ -1,4 +1,7 @@
-"""ggml's tensor types and llama.cpp's file types: numbers, names, block sizes. Source: ggml.h, ggml-common.h, llama.h (llama_ftype)."""
+"""ggml's tensor types and llama.cpp's file types: numbers, names, block sizes.
+
+Source: ggml.h, ggml-common.h, llama.h (llama_ftype).
+"""
 
 from __future__ import annotations
 

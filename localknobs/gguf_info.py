@@ -152,7 +152,7 @@ class Header:
 
     @property
     def sampling(self) -> dict[str, Value]:
-        """The author's recommended sampling values (`general.sampling.*`) as knob values; what no knob allows is left out."""
+        """The author's recommended sampling values (`general.sampling.*`); what no knob allows is left out."""
         found: dict[str, Value] = {}
         for key, name in _SAMPLING_KEYS.items():
             value = self.metadata.get(f"general.sampling.{key}")
@@ -170,7 +170,7 @@ class Header:
         return value if isinstance(value, str) else ""
 
     def number(self, key: str) -> int:
-        """Return a number under the architecture's own prefix (`block_count` is `llama.block_count`); 0 when missing."""
+        """Return a number under the architecture's prefix (`block_count` is `llama.block_count`); 0 when missing."""
         values = self.per_layer(key)
         return max(values) if values else 0
 
@@ -182,10 +182,18 @@ class Header:
 
 
 _SAMPLING_KEYS = {
-    "temp": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p", "xtc_probability": "xtc_probability", "xtc_threshold": "xtc_threshold",
-    "penalty_last_n": "repeat_last_n", "penalty_repeat": "repeat_penalty", "mirostat": "mirostat", "mirostat_tau": "mirostat_tau",
+    "temp": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "penalty_last_n": "repeat_last_n",
+    "penalty_repeat": "repeat_penalty",
+    "mirostat": "mirostat",
+    "mirostat_tau": "mirostat_tau",
     "mirostat_eta": "mirostat_eta",
-}  # fmt: skip
+}
 
 
 def read_header(path: Path) -> Header:
@@ -207,7 +215,9 @@ def read_header(path: Path) -> Header:
     except IsADirectoryError:
         raise BadFile(f"{path} is a folder, not a GGUF file", "Name the .gguf file inside it.") from None
     except OSError as error:
-        raise BadFile(f"{path} cannot be read: {error.strerror or error}", "Check its permissions and the disk.") from None
+        raise BadFile(
+            f"{path} cannot be read: {error.strerror or error}", "Check its permissions and the disk."
+        ) from None
 
 
 def check_is_model(header: Header) -> None:
@@ -217,17 +227,24 @@ def check_is_model(header: Header) -> None:
         BadFile: an adapter, a projector, an importance matrix, or a missing shard.
         Unsupported: a RoPE scaling that llama.cpp does not know, on which it aborts.
     """
-    what = {"adapter": "a LoRA adapter", "projector": "an image projector", "imatrix": "an importance matrix"}.get(header.kind)
+    what = {"adapter": "a LoRA adapter", "projector": "an image projector", "imatrix": "an importance matrix"}.get(
+        header.kind
+    )
     if what:
         raise BadFile(f"{header.path} is {what}, not a model", "Give the model's own GGUF file.")
     if not header.architecture:
         raise BadFile(f"{header.path} names no architecture", "It is not a whole model. " + _AGAIN)
     scaling = header.text(f"{header.architecture}.rope.scaling.type")
     if scaling and scaling not in ROPE_SCALING_TYPES:
-        raise Unsupported(f"{header.path} asks for the RoPE scaling {scaling!r}", f"llama.cpp knows {', '.join(ROPE_SCALING_TYPES)}.")
+        raise Unsupported(
+            f"{header.path} asks for the RoPE scaling {scaling!r}", f"llama.cpp knows {', '.join(ROPE_SCALING_TYPES)}."
+        )
     for shard in shard_paths(header):
         if not shard.is_file():
-            raise BadFile(f"{header.path} is split into {header.shards} files, and {shard.name} is missing", "Put all of them into one folder.")
+            raise BadFile(
+                f"{header.path} is split into {header.shards} files, and {shard.name} is missing",
+                "Put all of them into one folder.",
+            )
 
 
 def shard_paths(header: Header) -> tuple[Path, ...]:
@@ -235,7 +252,10 @@ def shard_paths(header: Header) -> tuple[Path, ...]:
     named = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", header.path.name)
     if header.shards == 1 or not named:
         return (header.path,)
-    return tuple(header.path.with_name(f"{named[1]}-{number:05d}-of-{header.shards:05d}.gguf") for number in range(1, header.shards + 1))
+    return tuple(
+        header.path.with_name(f"{named[1]}-{number:05d}-of-{header.shards:05d}.gguf")
+        for number in range(1, header.shards + 1)
+    )
 
 
 class _Reader:
@@ -250,7 +270,10 @@ class _Reader:
             raise self._not_gguf(beginning + self.file.read(508))
         version = self._scalar("I")
         if version not in (2, 3):
-            raise BadFile(f"{self.path} has GGUF version {version}, and versions 2 and 3 are known", "Convert the model again with a current program.")
+            raise BadFile(
+                f"{self.path} has GGUF version {version}, and versions 2 and 3 are known",
+                "Convert the model again with a current program.",
+            )
         tensor_count, key_count = self._scalar("Q"), self._scalar("Q")
         if key_count > MAX_KEYS or tensor_count > MAX_TENSORS:
             raise self._damaged(f"it claims {key_count:,} keys and {tensor_count:,} tensors")
@@ -267,7 +290,8 @@ class _Reader:
             end = start + tensor.offset + tensor.size_bytes
             if end > self.size:
                 raise BadFile(
-                    f"{self.path} is cut short: it has {self.size:,} bytes, and {tensor.name} ends at {end:,}", "The download is not complete. " + _AGAIN
+                    f"{self.path} is cut short: it has {self.size:,} bytes, and {tensor.name} ends at {end:,}",
+                    "The download is not complete. " + _AGAIN,
                 )
         return Header(self.path, version, metadata, tensors)
 
@@ -279,7 +303,10 @@ class _Reader:
         shape = tuple(self._scalar("Q") for _ in range(dimensions))
         number, offset = self._scalar("I"), self._scalar("Q")
         if number not in GGML_TYPES:
-            raise Unsupported(f"{self.path}: tensor {name!r} has the unknown type {number}", "It needs a newer llama.cpp, or the file is damaged.")
+            raise Unsupported(
+                f"{self.path}: tensor {name!r} has the unknown type {number}",
+                "It needs a newer llama.cpp, or the file is damaged.",
+            )
         type_name, block, block_bytes = GGML_TYPES[number]
         elements = 1
         for size in shape:
@@ -330,12 +357,18 @@ class _Reader:
     def _bytes(self, count: int) -> bytes:
         data = self.file.read(count)
         if len(data) != count:
-            raise BadFile(f"{self.path} is cut short inside its header ({self.size:,} bytes)", "The download is not complete. " + _AGAIN)
+            raise BadFile(
+                f"{self.path} is cut short inside its header ({self.size:,} bytes)",
+                "The download is not complete. " + _AGAIN,
+            )
         return data
 
     def _skip(self, count: int) -> None:
         if self.file.tell() + count > self.size:
-            raise BadFile(f"{self.path} is cut short inside its header ({self.size:,} bytes)", "The download is not complete. " + _AGAIN)
+            raise BadFile(
+                f"{self.path} is cut short inside its header ({self.size:,} bytes)",
+                "The download is not complete. " + _AGAIN,
+            )
         self.file.seek(count, 1)
 
     def _damaged(self, why: str) -> BadFile:
@@ -350,7 +383,13 @@ class _Reader:
         if beginning.startswith(b"version https://git-lfs"):
             return BadFile(f"{self.path} is a Git LFS pointer, not the model", "Fetch the real file: git lfs pull.")
         if beginning.startswith((b"ggml", b"lmgg", b"tjgg", b"fmgg")):
-            return BadFile(f"{self.path} is in the old GGML format from before GGUF", "Find or convert a GGUF of the model.")
-        if beginning.startswith(b"PK") or b"__metadata__" in beginning or self.path.suffix in (".safetensors", ".bin", ".pt", ".pth"):
+            return BadFile(
+                f"{self.path} is in the old GGML format from before GGUF", "Find or convert a GGUF of the model."
+            )
+        if (
+            beginning.startswith(b"PK")
+            or b"__metadata__" in beginning
+            or self.path.suffix in (".safetensors", ".bin", ".pt", ".pth")
+        ):
             return BadFile(f"{self.path} is a checkpoint, not a GGUF file", "Convert it to GGUF first.")
         return BadFile(f"{self.path} is not a GGUF file", "Give a file that ends in .gguf.")

@@ -1,4 +1,7 @@
-"""What this machine has: memory, cores, graphics cards, compilers. Reads files and runs vendors' own tools; no llama.cpp."""
+"""What this machine has: memory, cores, graphics cards, compilers.
+
+Reads files and runs vendors' own tools; knows no llama.cpp.
+"""
 
 from __future__ import annotations
 
@@ -83,11 +86,17 @@ def physical_cores() -> int:
     siblings = set()
     for core in allowed:
         with contextlib.suppress(OSError):
-            siblings.add(Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text(encoding="ascii"))
+            siblings.add(
+                Path(f"/sys/devices/system/cpu/cpu{core}/topology/thread_siblings_list").read_text(encoding="ascii")
+            )
     if not siblings and platform.system() == "Darwin":
         with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
             # Efficiency cores slow a token down: count the fast ones, where the chip has two kinds.
-            return int(subprocess.run(["sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True, timeout=5, check=True).stdout)
+            return int(
+                subprocess.run(
+                    ["sysctl", "-n", "hw.perflevel0.physicalcpu"], capture_output=True, text=True, timeout=5, check=True
+                ).stdout
+            )
     return max(1, min(len(siblings) or len(allowed), logical_cores()))
 
 
@@ -120,7 +129,11 @@ def _nvidia_cards() -> list[GraphicsCard]:
         return [GraphicsCard("NVIDIA GPU", "nvidia") for _ in found]
     try:
         listed = subprocess.run(
-            [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"], capture_output=True, text=True, timeout=10, check=True
+            [tool, "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return []
@@ -141,6 +154,11 @@ def cuda_compiler() -> str | None:
 
 def cxx_compiler() -> str | None:
     """Return the path of a C++ compiler."""
-    return next((found for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++") if name and (found := shutil.which(name))), None)
-
-
+    return next(
+        (
+            found
+            for name in (os.environ.get("CXX", ""), "c++", "g++", "clang++")
+            if name and (found := shutil.which(name))
+        ),
+        None,
+    )

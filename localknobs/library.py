@@ -95,4 +95,6 @@ def _entry(name: str, file: Path) -> ModelEntry:
 
 
 def _described(name: str, file: Path, size: int, header: Header) -> ModelEntry:
-    return ModelEntry(name, file, size, header.quant, header.context_trained, header.architecture, header.kind, header.parameters)
+    return ModelEntry(
+        name, file, size, header.quant, header.context_trained, header.architecture, header.kind, header.parameters
+    )

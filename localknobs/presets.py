@@ -50,9 +50,12 @@ def _style_names() -> list[str]:
 
 
 def _everything_off() -> dict[str, Value]:
-    """Return llama.cpp's defaults with every sampler that has an off value switched off."""
-    rows = {row.name: row for row in knobs_of("sampling")}
-    return {name: rows[name].default if (off := rows[name].off) is None else off for name in _style_names()}
+    """Return the defaults with every sampler off; windows stay, so that a penalty raised later works."""
+    values: dict[str, Value] = {}
+    for row in knobs_of("sampling"):
+        if row.name not in NOT_SAVED:
+            values[row.name] = row.default if row.off is None or row.name.endswith("_last_n") else row.off
+    return values
 
 
 def presets(recommended: Mapping[str, Value] | None = None) -> dict[str, Preset]:
@@ -94,7 +97,9 @@ def preset(name: str, recommended: Mapping[str, Value] | None = None) -> Preset:
     if name == "model":
         raise NotFound("This model recommends no sampling values", f"Presets are: {', '.join(known)}.")
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    raise NotFound(f"There is no preset {name!r}", f"Did you mean {near[0]}?" if near else f"Presets are: {', '.join(known)}.")
+    raise NotFound(
+        f"There is no preset {name!r}", f"Did you mean {near[0]}?" if near else f"Presets are: {', '.join(known)}."
+    )
 
 
 def save_preset(name: str, values: Mapping[str, Value]) -> Path:
@@ -152,4 +157,9 @@ def _read(file: Path) -> Preset:
     except LocalknobsError as error:
         raise BadFile(f"{file}: {error.message}", error.hint) from None
     standard = {name: value for name, value in defaults("sampling").items() if name not in NOT_SAVED}
-    return Preset(file.stem, {**standard, **{name: value for name, value in values.items() if name in standard}}, "user", f"Your own, {file}.")
+    return Preset(
+        file.stem,
+        {**standard, **{name: value for name, value in values.items() if name in standard}},
+        "user",
+        f"Your own, {file}.",
+    )

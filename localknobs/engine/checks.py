@@ -60,19 +60,28 @@ def plan_context(header: Header, settings: LoadSettings) -> ContextPlan:
         if free and needed > free:
             largest = max(SMALLEST_CONTEXT, free // per_token // 2 // 256 * 256)
             raise NotEnough(
-                f"A context of {settings.n_ctx:,} tokens needs {_gib(needed)} for its cache, and {_gib(free)} of memory are free",
-                f"Use a smaller one, for example -c {min(largest, trained)}.", needed_bytes=needed, available_bytes=free,
+                f"A context of {settings.n_ctx:,} tokens needs {_gib(needed)} for its cache, "
+                f"and {_gib(free)} of memory are free",
+                f"Use a smaller one, for example -c {min(largest, trained)}.",
+                needed_bytes=needed,
+                available_bytes=free,
             )
         notes = ()
         if settings.n_ctx > trained:
-            notes = (f"The model was trained with {trained:,} tokens of context; beyond that its answers fall apart unless RoPE is scaled.",)
+            notes = (
+                f"The model was trained with {trained:,} tokens of context; "
+                "beyond that its answers fall apart unless RoPE is scaled.",
+            )
         return ContextPlan(settings.n_ctx, notes)
     budget = int(max(0, free - header.tensor_bytes) * AUTO_SHARE) if free else 0
     fits = budget // per_token if per_token and budget else trained
     if fits >= trained:
         return ContextPlan(trained)
     size = max(SMALLEST_CONTEXT, fits // 256 * 256)
-    return ContextPlan(size, (f"Context set to {size:,} of {trained:,} tokens, so that its cache takes at most half of the free memory.",))
+    return ContextPlan(
+        size,
+        (f"Context set to {size:,} of {trained:,} tokens, so that its cache takes at most half of the free memory.",),
+    )
 
 
 def _gib(count: int) -> str:

@@ -34,13 +34,16 @@ class _Worker:
     def __init__(self) -> None:
         read_end, write_end = os.pipe()
         environment = {**os.environ, "LOCALKNOBS_EVENTS_FD": str(write_end), "GGML_NO_BACKTRACE": "1"}
-        # Threads that have nothing to do must not burn a core that the screen needs (libgomp spins by default).
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE" if (os.cpu_count() or 1) <= 1 else "ACTIVE")
         self.process = subprocess.Popen(
-            WORKER_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=(write_end,), env=environment,
+            WORKER_COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(write_end,),
+            env=environment,
             # A group of its own: Ctrl+C in the terminal stops the answer, not the model.
             start_new_session=True,
-        )  # fmt: skip
+        )
         os.close(write_end)
         self.log: deque[str] = deque(maxlen=LOG_LINES)
         self.messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -89,7 +92,11 @@ class _Worker:
         self._log_reader.join(timeout=1.0)
         if code < 0:
             how = f"was ended by signal {signal.Signals(-code).name}"
-            hint = "The system may have run out of memory: use a smaller model or context." if -code == signal.SIGKILL else "The last log lines tell more."
+            hint = (
+                "The system may have run out of memory: use a smaller model or context."
+                if -code == signal.SIGKILL
+                else "The last log lines tell more."
+            )
         else:
             how, hint = f"ended with code {code}", "The last log lines tell more."
         return EngineDied(f"The engine {how}", hint, log_tail=tuple(self.log)[-20:])
@@ -132,7 +139,11 @@ class Engine:
         self.info = self._start(on_progress)
 
     def stream(
-        self, messages: Sequence[Message] | str, sampler: Mapping[str, Value] | None = None, *, continue_last: bool = False
+        self,
+        messages: Sequence[Message] | str,
+        sampler: Mapping[str, Value] | None = None,
+        *,
+        continue_last: bool = False,
     ) -> Iterator[Event]:
         """Write an answer; yield its events, `Finished` last. Closing the generator stops the answer.
 
@@ -149,7 +160,9 @@ class Engine:
         values = check_values(sampler or {})
         return self._stream(messages, values, continue_last)
 
-    def _stream(self, messages: Sequence[Message] | str, values: Mapping[str, Value], continue_last: bool) -> Iterator[Event]:
+    def _stream(
+        self, messages: Sequence[Message] | str, values: Mapping[str, Value], continue_last: bool
+    ) -> Iterator[Event]:
         if not self._answering.acquire(blocking=False):
             raise LocalknobsError("An answer is being written already", "Stop it first, or wait.")
         finished = False
@@ -231,7 +244,9 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _living_worker(self) -> _Worker:
@@ -245,7 +260,9 @@ class Engine:
     def _start(self, on_progress: Callable[[float], None] | None) -> ModelInfo:
         """Start a worker and load; once more without the extra CPU buffers when they crash it."""
         if not self.settings.model.is_file():
-            raise NotFound(f"There is no file {self.settings.model}", "`localknobs ls` lists the models on this machine.")
+            raise NotFound(
+                f"There is no file {self.settings.model}", "`localknobs ls` lists the models on this machine."
+            )
         wished = self.settings.use_extra_bufts
         extra = probe.extra_buffers_work() if wished is None else wished
         try:
@@ -255,7 +272,10 @@ class Engine:
                 raise died.error from None
             info = self._load(False, on_progress)
             probe.remember_broken()
-            note = "llama.cpp's extra CPU buffers crash on this machine, so models are loaded without them; prompts are read more slowly."
+            note = (
+                "llama.cpp's extra CPU buffers crash on this machine, so models are loaded without them; "
+                "prompts are read more slowly."
+            )
             return replace(info, notes=(*info.notes, note))
 
     def _load(self, extra: bool, on_progress: Callable[[float], None] | None) -> ModelInfo:
@@ -297,5 +317,3 @@ def _what(messages: Sequence[Message] | str) -> dict[str, Any]:
     if isinstance(messages, str):
         return {"prompt": messages}
     return {"messages": [{"role": message["role"], "content": message["content"]} for message in messages]}
-
-

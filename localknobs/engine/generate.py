@@ -11,7 +11,16 @@ from typing import cast
 
 import llama_cpp as lib
 
-from localknobs.engine.events import Event, Finished, FinishReason, Noted, PromptRead, SamplerChanged, Stats, TextArrived
+from localknobs.engine.events import (
+    Event,
+    Finished,
+    FinishReason,
+    Noted,
+    PromptRead,
+    SamplerChanged,
+    Stats,
+    TextArrived,
+)
 from localknobs.engine.llama import ABORTED, NO_CACHE_SLOT, LoadedModel
 from localknobs.engine.sampling import Sampler
 from localknobs.engine.templates import Prompt
@@ -44,7 +53,13 @@ class Generator:
         send: Takes the events.
     """
 
-    def __init__(self, model: LoadedModel, tuners: tuple[ThreadTuner, ThreadTuner] | None, threads: int, send: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        tuners: tuple[ThreadTuner, ThreadTuner] | None,
+        threads: int,
+        send: Callable[[Event], None],
+    ) -> None:
         self.model = model
         self.controls = Controls()
         self._tuners = tuners
@@ -68,7 +83,8 @@ class Generator:
             raise ContextFull(
                 f"The conversation has {len(tokens)} tokens, and the context holds {self.model.context_size}",
                 "Start a new conversation, shorten a message, or load the model with a larger context (-c).",
-                needed_tokens=len(tokens) + 1, available_tokens=self.model.context_size,
+                needed_tokens=len(tokens) + 1,
+                available_tokens=self.model.context_size,
             )
         if prompt.note:
             self._send(Noted(prompt.note, "warning"))
@@ -129,7 +145,9 @@ class Generator:
         finally:
             self.model.set_abort(None)
 
-    def _write(self, sampler: Sampler, text: TextAssembler, template_stops: tuple[str, ...], counts: _Counts) -> FinishReason:
+    def _write(
+        self, sampler: Sampler, text: TextAssembler, template_stops: tuple[str, ...], counts: _Counts
+    ) -> FinishReason:
         """Draw and decode until something ends the answer; return what did."""
         model, controls, cached = self.model, self.controls, self._cached
         limit = int(cast(int, sampler.values["n_predict"]))
@@ -181,7 +199,9 @@ class Generator:
         self._flush(pending, counts)
         return reason
 
-    def _change(self, sampler: Sampler, text: TextAssembler, template_stops: tuple[str, ...], counts: _Counts, limit: int) -> int:
+    def _change(
+        self, sampler: Sampler, text: TextAssembler, template_stops: tuple[str, ...], counts: _Counts, limit: int
+    ) -> int:
         """Use the sampler values that came since the last token; return the new limit of tokens."""
         merged: dict[str, Value] = {}
         while self.controls.changes:
@@ -199,17 +219,25 @@ class Generator:
 
     def _flush(self, pending: list[str], counts: _Counts) -> None:
         if pending:
-            self._send(TextArrived("".join(pending), counts.generated, len(self._cached), round(counts.tokens_per_s, 2)))
+            self._send(
+                TextArrived("".join(pending), counts.generated, len(self._cached), round(counts.tokens_per_s, 2))
+            )
             pending.clear()
 
     def _stats(self, counts: _Counts, sampler: Sampler) -> Stats:
         read = counts.prompt - counts.reused
         return Stats(
-            prompt_tokens=counts.prompt, reused_tokens=counts.reused, generated_tokens=counts.generated, context_used=len(self._cached),
-            context_size=self.model.context_size, time_to_first_token_s=round(counts.first_token_s, 6),
+            prompt_tokens=counts.prompt,
+            reused_tokens=counts.reused,
+            generated_tokens=counts.generated,
+            context_used=len(self._cached),
+            context_size=self.model.context_size,
+            time_to_first_token_s=round(counts.first_token_s, 6),
             prompt_tokens_per_s=round(read / counts.prompt_s, 2) if counts.prompt_s else 0.0,
-            tokens_per_s=round(counts.tokens_per_s, 2), threads=self.threads, seed=sampler.seed,
-        )  # fmt: skip
+            tokens_per_s=round(counts.tokens_per_s, 2),
+            threads=self.threads,
+            seed=sampler.seed,
+        )
 
     @property
     def threads(self) -> int:
@@ -230,8 +258,14 @@ class Generator:
         self._cached = []
         self.model.clear()
         if code == NO_CACHE_SLOT:
-            return ContextFull("The cache has no room for the next tokens", "Start a new conversation or load the model with a larger context (-c).")
-        return LocalknobsError(f"llama.cpp could not compute the next tokens (code {code})", "Try again; if it stays, load the model with fewer GPU layers (-ngl).")
+            return ContextFull(
+                "The cache has no room for the next tokens",
+                "Start a new conversation or load the model with a larger context (-c).",
+            )
+        return LocalknobsError(
+            f"llama.cpp could not compute the next tokens (code {code})",
+            "Try again; if it stays, load the model with fewer GPU layers (-ngl).",
+        )
 
 
 @dataclass(slots=True)

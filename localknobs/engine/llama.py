@@ -44,7 +44,11 @@ class LoadedModel:
     """
 
     def __init__(
-        self, settings: LoadSettings, context_size: int, threads: int, use_extra_bufts: bool,
+        self,
+        settings: LoadSettings,
+        context_size: int,
+        threads: int,
+        use_extra_bufts: bool,
         on_progress: Callable[[float], None],
     ) -> None:
         lib.llama_backend_init()
@@ -64,7 +68,10 @@ class LoadedModel:
         model_params.progress_callback = progress
         self.pointer = lib.llama_model_load_from_file(os.fsencode(settings.model), model_params)
         if not self.pointer:
-            raise BadFile(f"llama.cpp cannot load {settings.model}", "The log below says why; a damaged download must be fetched again.")
+            raise BadFile(
+                f"llama.cpp cannot load {settings.model}",
+                "The log below says why; a damaged download must be fetched again.",
+            )
         self.vocabulary: Any = lib.llama_model_get_vocab(self.pointer)
         self.vocabulary_size: int = lib.llama_vocab_n_tokens(self.vocabulary)
         context_params = lib.llama_context_default_params()
@@ -77,7 +84,9 @@ class LoadedModel:
         self.context = lib.llama_init_from_model(self.pointer, context_params)
         if not self.context:
             self.close()
-            raise NotEnough(f"llama.cpp could not make a context of {context_size} tokens", "Use a smaller context: -c 4096.")
+            raise NotEnough(
+                f"llama.cpp could not make a context of {context_size} tokens", "Use a smaller context: -c 4096."
+            )
         # llama.cpp may change what was asked for: read back what the context really has.
         self.context_size: int = lib.llama_n_ctx(self.context)
         self.batch_size: int = lib.llama_n_batch(self.context)

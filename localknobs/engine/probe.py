@@ -26,7 +26,9 @@ def _machine() -> str:
     features = platform.processor()
     with contextlib.suppress(OSError):
         features = "".join(
-            line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()[:40] if line.startswith(("model name", "flags"))
+            line
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()[:40]
+            if line.startswith(("model name", "flags"))
         )
     return hashlib.sha256(f"{build} {platform.machine()} {features}".encode()).hexdigest()[:16]
 

@@ -12,10 +12,13 @@ from localknobs.engine import events
 from localknobs.knobs import KNOBS, Value
 
 _EVENTS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (events.PromptRead, events.TextArrived, events.SamplerChanged, events.Noted, events.Finished)
+    kind.__name__: kind
+    for kind in (events.PromptRead, events.TextArrived, events.SamplerChanged, events.Noted, events.Finished)
 }
 _ERRORS: dict[str, type[errors.LocalknobsError]] = {
-    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.LocalknobsError)
+    name: kind
+    for name, kind in vars(errors).items()
+    if isinstance(kind, type) and issubclass(kind, errors.LocalknobsError)
 }
 
 

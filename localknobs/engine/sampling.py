@@ -115,7 +115,9 @@ class Sampler:
             return None
         grammar = lib.llama_sampler_init_grammar(self.model.vocabulary, text.encode(), b"root")
         if not grammar:
-            raise BadValue("The grammar cannot be parsed", "It must be GBNF with a rule named root, such as: root ::= \"yes\" | \"no\"")
+            raise BadValue(
+                "The grammar cannot be parsed", 'It must be GBNF with a rule named root, such as: root ::= "yes" | "no"'
+            )
         return grammar
 
     def _replays(self, values: Mapping[str, Value]) -> bool:
@@ -137,9 +139,13 @@ class Sampler:
 
     def _one(self, name: str, number: Mapping[str, float], values: Mapping[str, Value]) -> Any:
         if name == "penalties":
-            repeat, frequency, presence = (number[key] for key in ("repeat_penalty", "frequency_penalty", "presence_penalty"))
+            repeat, frequency, presence = (
+                number[key] for key in ("repeat_penalty", "frequency_penalty", "presence_penalty")
+            )
             if number["repeat_last_n"] and (repeat != 1 or frequency or presence):
-                return lib.llama_sampler_init_penalties(self.model.vocabulary_size, int(number["repeat_last_n"]), repeat, frequency, presence)
+                return lib.llama_sampler_init_penalties(
+                    self.model.vocabulary_size, int(number["repeat_last_n"]), repeat, frequency, presence
+                )
         elif name == "dry" and number["dry_multiplier"] and number["dry_penalty_last_n"]:
             return self._dry(number, cast("tuple[str, ...]", values["dry_sequence_breakers"]))
         elif name == "top_n_sigma" and number["top_n_sigma"] > 0:
@@ -156,7 +162,9 @@ class Sampler:
             return lib.llama_sampler_init_xtc(number["xtc_probability"], number["xtc_threshold"], 0, self._seed_here())
         elif name == "temperature":
             if number["dynatemp_range"] > 0:
-                return lib.llama_sampler_init_temp_ext(number["temp"], number["dynatemp_range"], number["dynatemp_exponent"])
+                return lib.llama_sampler_init_temp_ext(
+                    number["temp"], number["dynatemp_range"], number["dynatemp_exponent"]
+                )
             if number["temp"] != 1:
                 return lib.llama_sampler_init_temp(number["temp"])
         return None
@@ -164,15 +172,23 @@ class Sampler:
     def _dry(self, number: Mapping[str, float], breakers: tuple[str, ...]) -> Any:
         texts = (ctypes.c_char_p * len(breakers))(*(breaker.encode() for breaker in breakers))
         return lib.llama_sampler_init_dry(
-            self.model.vocabulary, number["dry_multiplier"], number["dry_base"], int(number["dry_allowed_length"]),
-            int(number["dry_penalty_last_n"]), texts, len(breakers),
+            self.model.vocabulary,
+            number["dry_multiplier"],
+            number["dry_base"],
+            int(number["dry_allowed_length"]),
+            int(number["dry_penalty_last_n"]),
+            texts,
+            len(breakers),
         )
 
     def _logit_bias(self, bias: tuple[tuple[int, float], ...]) -> Any:
         size = self.model.vocabulary_size
         for token, _ in bias:
             if token >= size:
-                raise BadValue(f"logit_bias names token {token}, and this model has {size} tokens", f"Token ids go from 0 to {size - 1}.")
+                raise BadValue(
+                    f"logit_bias names token {token}, and this model has {size} tokens",
+                    f"Token ids go from 0 to {size - 1}.",
+                )
         array = (lib.llama_logit_bias * len(bias))(*(lib.llama_logit_bias(token, value) for token, value in bias))
         return lib.llama_sampler_init_logit_bias(size, len(bias), array)
 
@@ -202,7 +218,7 @@ class Sampler:
         return lib.llama_sampler_init_dist(seed), kind
 
     def _seed_here(self) -> int:
-        """Return the seed for a sampler that begins now: one of its own place in the answer, so that no random number is used twice."""
+        """Return the seed of a sampler that begins now; its place in the answer is in it: no draw is used twice."""
         return (self.seed + (0x9E3779B9 * len(self.history) if self.values else 0)) % (2**32 - 1)
 
     def close(self) -> None:

@@ -63,8 +63,13 @@ class TemplateRenderer:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "localknobs.engine.template_process"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8", errors="surrogatepass",
-            )  # fmt: skip
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                errors="surrogatepass",
+            )
 
     def render(self, template: str, variables: dict[str, Any]) -> str:
         """Return the template's text.
@@ -87,7 +92,10 @@ class TemplateRenderer:
             timer.cancel()
         if not line:
             self.close()
-            raise TemplateFailed("The chat template ran beyond its limits of time or memory", "The model file is suspicious; a plain template is used.")
+            raise TemplateFailed(
+                "The chat template ran beyond its limits of time or memory",
+                "The model file is suspicious; a plain template is used.",
+            )
         reply = json.loads(line)
         if "error" in reply:
             raise TemplateFailed(f"The chat template failed: {reply['error']}", "A plain template is used.")
@@ -113,9 +121,16 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, source: str | None, *, tokenize: Callable[..., list[int]], control_texts: Sequence[str], begin: str, end: str, begin_token: int,
+        self,
+        source: str | None,
+        *,
+        tokenize: Callable[..., list[int]],
+        control_texts: Sequence[str],
+        begin: str,
+        end: str,
+        begin_token: int,
         renderer: TemplateRenderer,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.source = source
         self._tokenize = tokenize
         self._control = re.compile("|".join(map(re.escape, control_texts))) if control_texts else None
@@ -135,7 +150,9 @@ class ChatTemplate:
         # The marker is letters and digits of a random number: no template and no user can know it.
         nonce = "Zq" + secrets.token_hex(8)
         hidden: list[str] = []
-        shown = [{"role": message["role"], "content": self._hide(message["content"], nonce, hidden)} for message in messages]
+        shown = [
+            {"role": message["role"], "content": self._hide(message["content"], nonce, hidden)} for message in messages
+        ]
         tail = shown.pop()["content"] if continue_last and shown and shown[-1]["role"] == "assistant" else ""
         text, stops, note = self._render(shown)
         tokens = self._tokens(text + tail, nonce, hidden)

@@ -78,7 +78,11 @@ class ThreadTuner:
         self._since += 1
         if len(self.counts) == 1:
             return
-        slower = self._settled and len(self._recent) >= BLOCK and median(list(self._recent)[-BLOCK:]) > CHANGED * self._settled
+        slower = (
+            self._settled
+            and len(self._recent) >= BLOCK
+            and median(list(self._recent)[-BLOCK:]) > CHANGED * self._settled
+        )
         if slower:
             self._pause, self._settled = FIRST_PAUSE, 0.0
         if slower or self._since >= self._pause:

@@ -48,7 +48,11 @@ class Worker:
             except LocalknobsError as error:
                 self._write(protocol.error_line(error))
             except MemoryError:
-                self._write(protocol.error_line(LocalknobsError("There is not enough memory", "Use a smaller model or a smaller context (-c).")))
+                self._write(
+                    protocol.error_line(
+                        LocalknobsError("There is not enough memory", "Use a smaller model or a smaller context (-c).")
+                    )
+                )
         self._renderer.close()
         if self._model:
             self._model.close()
@@ -113,21 +117,33 @@ class Worker:
         self._generator = generate.Generator(model, tuners, threads, self._send)
         begin = model.begin_token
         self._template = ChatTemplate(
-            model.chat_template(), tokenize=model.tokenize, control_texts=model.control_texts(),
-            begin=model.token_text(int(llama.lib.llama_vocab_bos(model.vocabulary))), end=model.token_text(int(llama.lib.llama_vocab_eos(model.vocabulary))),
-            begin_token=begin, renderer=self._renderer,
-        )  # fmt: skip
+            model.chat_template(),
+            tokenize=model.tokenize,
+            control_texts=model.control_texts(),
+            begin=model.token_text(int(llama.lib.llama_vocab_bos(model.vocabulary))),
+            end=model.token_text(int(llama.lib.llama_vocab_eos(model.vocabulary))),
+            begin_token=begin,
+            renderer=self._renderer,
+        )
         info = ModelInfo(
-            path=str(settings.model), name=header.name, architecture=header.architecture, description=model.description(),
-            parameters=int(llama.lib.llama_model_n_params(model.pointer)), size_bytes=int(llama.lib.llama_model_size(model.pointer)),
-            context_size=model.context_size, context_trained=header.context_trained, vocabulary_size=model.vocabulary_size,
-            chat_template=model.chat_template(), recommended=header.sampling,
-            system_info=llama.lib.llama_print_system_info().decode("utf-8", "replace").strip(), notes=plan.notes,
-        )  # fmt: skip
+            path=str(settings.model),
+            name=header.name,
+            architecture=header.architecture,
+            description=model.description(),
+            parameters=int(llama.lib.llama_model_n_params(model.pointer)),
+            size_bytes=int(llama.lib.llama_model_size(model.pointer)),
+            context_size=model.context_size,
+            context_trained=header.context_trained,
+            vocabulary_size=model.vocabulary_size,
+            chat_template=model.chat_template(),
+            recommended=header.sampling,
+            system_info=llama.lib.llama_print_system_info().decode("utf-8", "replace").strip(),
+            notes=plan.notes,
+        )
         self._write(protocol.to_line({"loaded": {name: getattr(info, name) for name in ModelInfo.__slots__}}))
 
     def _probe(self, model: Any) -> None:
-        """Compute two tokens: on some machines the extra CPU buffers crash here (ggml-cpu/amx), and the parent then loads without them."""
+        """Compute two tokens: where the extra CPU buffers crash (ggml-cpu/amx), here; the parent then loads without."""
         self._write(protocol.to_line({"probing": True}))
         from localknobs.engine import llama
 

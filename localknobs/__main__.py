@@ -1,0 +1,7 @@
+"""`python -m localknobs`."""
+
+import sys
+
+from localknobs.cli import main
+
+sys.exit(main())

@@ -1,0 +1,58 @@
+"""Flags made from knob rows, in llama.cpp's spellings."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+from localknobs.errors import LocalknobsError
+from localknobs.knobs import Knob, Value, knobs_of
+
+
+class Parser(ArgumentParser):
+    """A parser whose complaint is one line that names the near flag, with exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the complaint and leave."""
+        unknown = (
+            message.removeprefix("unrecognized arguments: ").split()[0] if message.startswith("unrecognized") else ""
+        )
+        if unknown.startswith("-"):
+            near = get_close_matches(unknown.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
+            message = f"There is no flag {unknown}. " + (
+                f"Did you mean {near[0]}?" if near else f"`{self.prog} --help` lists them."
+            )
+        elif message.startswith("argument ") and ": " in message:
+            message = message.split(": ", 1)[1] if "cannot be" in message else message[0].upper() + message[1:]
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def add_knob_flags(parser: ArgumentParser, group_of: str) -> None:
+    """Add a flag for every knob of a table: `sampling` or `loading`."""
+    section = parser.add_argument_group(f"{group_of} knobs")
+    for row in knobs_of(group_of):
+        if row.flags:
+            default = row.show(row.default) or "none"
+            metavar = "NAMES" if row.kind == "names" else row.kind.upper().rstrip("S")
+            section.add_argument(
+                *row.flags, dest=row.name, type=_reader(row), default=None, metavar=metavar,
+                help=f"{row.help} {row.range_text()}; default {default}".replace("%", "%%"),
+            )  # fmt: skip
+
+
+def chosen(options: Namespace, group_of: str) -> dict[str, Value]:
+    """Return the knobs of a table that were given on the command line."""
+    given = {row.name: getattr(options, row.name, None) for row in knobs_of(group_of)}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _reader(row: Knob) -> Callable[[str], Any]:
+    def read(text: str) -> Value:
+        try:
+            return row.parse(text)
+        except LocalknobsError as error:
+            raise ArgumentTypeError(f"{error.message}. {error.hint}") from None
+
+    return read
