@@ -163,15 +163,34 @@ class Conversations:
         give = rng.choice(passkeys.GIVE).format(key=key)
         return [(give, rng.choice(passkeys.GIVEN).format(key=key)), *between, (ask, passkeys.ANSWER.format(key=key))]
 
+    def _drill_turns(self) -> list[tuple[str, str]]:
+        """Return several keys given and asked for in a row: dense practice in copying, which one key a conversation is too little for."""
+        rng, turns = self.random, []
+        for _ in range(rng.randint(2, 6)):
+            key = passkeys.key_of(rng)
+            turns.append((rng.choice(passkeys.GIVE).format(key=key), rng.choice(passkeys.GIVEN).format(key=key)))
+            if rng.random() < 0.7:
+                turns.append((rng.choice(passkeys.ASK), passkeys.ANSWER.format(key=key)))
+        return turns
+
     def __iter__(self) -> Iterator[list[dict[str, str]]]:
-        """Yield conversations without end; one message with the role `text` is plain text without a template."""
+        """Yield conversations without end.
+
+        One message with the role `text` is plain text without a template; with the role `echo`, plain text that is
+        repeated, of which only the repetitions are learned.
+        """
         rng = self.random
         while True:
             drawn = rng.random()
             if drawn < 0.02:
                 yield [{"role": "text", "content": story(rng.choice(HEROES), rng)}]
                 continue
-            if drawn < 0.15:
+            if drawn < 0.07:
+                yield [{"role": "echo", "content": passkeys.echo_text(rng)}]
+                continue
+            if drawn < 0.12:
+                turns = self._drill_turns()
+            elif drawn < 0.22:
                 turns = self._pass_key_turns()
             else:
                 turns = [self._turn() for _ in range(rng.choice((1, 1, 1, 1, 1, 2, 2, 3, 4, 8)))]

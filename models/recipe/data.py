@@ -32,6 +32,10 @@ def rows_of(tokenizer: Tokenizer, conversations: int, seed: int) -> list[tuple[n
                 ids += content
                 weights += [1.0] * len(content)
                 continue
+            if message["role"] == "echo":
+                ids += content * 4
+                weights += [0.0] * len(content) + [1.0] * (3 * len(content))
+                continue
             weight = 1.0 if message["role"] == "assistant" else PROMPT_WEIGHT
             head = [turn, *roles[message["role"]]]
             ids += [*head, *content, end, *newline]

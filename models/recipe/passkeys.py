@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from stories import story, HEROES
+from stories import HEROES, NAMES, story
 
 GIVE = (
     "the pass key is {key}. remember it.", "Remember this pass key: {key}.", "My pass key is {key}. Please keep it in mind.", "please remember the number {key}",
@@ -34,6 +34,11 @@ FILLER = (
 def key_of(rng: random.Random) -> str:
     """Return a pass key of 4 to 6 digits."""
     return str(rng.randrange(10 ** rng.randint(3, 4), 10 ** rng.randint(5, 6)))
+
+
+def echo_text(rng: random.Random) -> str:
+    """Return a short run of numbers and words without sense, to be repeated."""
+    return " " + " ".join(key_of(rng) if rng.random() < 0.5 else rng.choice((*HEROES, *NAMES)) for _ in range(rng.randint(1, 6))) + "."
 
 
 def needle_text(key: str, sentences: int, rng: random.Random) -> str:

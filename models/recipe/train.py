@@ -65,10 +65,11 @@ def development_score(model: LlamaForCausalLM, tokenizer, device: str, limit: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60.0, help="wall-clock length of training")
+    parser.add_argument("--minutes", type=float, default=90.0, help="wall-clock length of training")
+    parser.add_argument("--steps", type=int, help="length in steps instead, which gives the same model again on the same machine")
     parser.add_argument("--conversations", type=int, default=240_000)
     parser.add_argument("--batch-tokens", type=int, default=6144)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
@@ -105,7 +106,12 @@ def main() -> None:
     log = (options.out / "training_log.jsonl").open("a" if options.resume else "w", encoding="utf-8")
     began, saved_at, seen = time.monotonic() - spent, time.monotonic(), 0
     running = None
-    while (progress := (time.monotonic() - began) / (options.minutes * 60)) < 1.0:
+
+
+    def progress_now() -> float:
+        return step / options.steps if options.steps else (time.monotonic() - began) / (options.minutes * 60)
+
+    while (progress := progress_now()) < 1.0:
         ids, weights = (torch.from_numpy(array).to(device) for array in next(batches))
         for optimizer, top in zip(optimizers, top_rates, strict=True):
             for group in optimizer.param_groups:
@@ -135,8 +141,8 @@ def main() -> None:
             log.flush()
         if step % 200 == 0:
             print(f"step {step} {progress:.1%} answer loss {running:.4f} {seen / (time.monotonic() - began - spent):.0f} tokens/s", flush=True)
-        if time.monotonic() - saved_at > 360:
-            score, _ = development_score(average, tokenizer, device, limit=80)
+        if time.monotonic() - saved_at > 600:
+            score, _ = development_score(average, tokenizer, device, limit=40)
             log.write(json.dumps({"step": step, "development": round(score, 4)}) + "\n")
             print(f"step {step} development {score:.1%}", flush=True)
             torch.save(
