@@ -19,7 +19,7 @@ os.environ["TEXTUAL_ANIMATIONS"] = "none"  # read when Textual is imported, so s
 REPOSITORY = Path(__file__).resolve().parent.parent
 _CLEARED = (
     "LOCALKNOBS_MODELS", "LOCALKNOBS_DEBUG", "LOCALKNOBS_OFFLINE",
-    "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HUGGING_FACE_HUB_TOKEN", "TRANSFORMERS_OFFLINE",
+    "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE",
     "NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES",
 )  # fmt: skip
 _XDG = {
@@ -31,10 +31,9 @@ _XDG = {
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the test a home folder under `tmp_path`; return localknobs's folder in it."""
-    user = tmp_path / "home"
-    user.mkdir()
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a home folder of its own; return localknobs's folder in it, which does not exist yet."""
+    user = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(user))
     for name, folder in _XDG.items():
         monkeypatch.setenv(name, str(user / folder))
