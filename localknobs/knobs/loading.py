@@ -6,7 +6,7 @@ from localknobs.knobs.record import Knob
 
 LOADING: tuple[Knob, ...] = (
     Knob(
-        name="n_ctx", lever="context", group="Load", kind="int", default=0, low=0, high=16_777_216, step=256,
+        name="n_ctx", lever="context", group="Load", kind="int", default=0, low=0, high=16_777_216, live_high=1_048_576, step=256,
         scale="log", unit="tokens", special=((0, "the model's own, as far as memory allows"),),
         label="context", flags=("-c", "--ctx-size"), applies="reload",
         help="How many tokens of conversation the model can see at once.",
@@ -15,7 +15,7 @@ LOADING: tuple[Knob, ...] = (
         source="llama.cpp common/arg.cpp --ctx-size",
     ),
     Knob(
-        name="n_gpu_layers", lever="context", group="Load", kind="int", default=-1, low=0, high=10_000,
+        name="n_gpu_layers", lever="context", group="Load", kind="int", default=-1, low=0, high=10_000, live_high=128,
         special=((-1, "all that fit"),), label="GPU layers", flags=("-ngl", "--n-gpu-layers", "--gpu-layers"),
         applies="reload", help="How many layers are computed on the GPU.",
         cost="Each layer takes its weights and its part of the cache from GPU memory.",
@@ -23,7 +23,7 @@ LOADING: tuple[Knob, ...] = (
         source="llama.cpp common/arg.cpp --n-gpu-layers",
     ),
     Knob(
-        name="threads", lever="decode", group="Load", kind="int", default=0, low=0, high=512,
+        name="threads", lever="decode", group="Load", kind="int", default=0, low=0, high=512, live_high=32,
         special=((0, "auto: measured and adapted while generating"),), label="threads", flags=("-t", "--threads"),
         applies="next answer", help="CPU threads used for each token.",
         cost="One thread too many on a busy machine costs a factor of 3 and more.",
@@ -32,14 +32,14 @@ LOADING: tuple[Knob, ...] = (
         default_reason="llama.cpp takes all physical cores and never adapts.",
     ),
     Knob(
-        name="n_batch", lever="decode", group="Load", kind="int", default=2048, low=1, high=65_536, step=64,
+        name="n_batch", lever="decode", group="Load", kind="int", default=2048, low=1, high=65_536, live_high=8192, step=64,
         scale="log", unit="tokens", label="batch", flags=("-b", "--batch-size"), applies="reload",
         help="Most prompt tokens handed to llama.cpp in one call.",
         cost="Larger batches read prompts faster and need a larger output buffer.",
         source="llama.cpp common/arg.cpp --batch-size",
     ),
     Knob(
-        name="n_ubatch", lever="decode", group="Load", kind="int", default=512, low=1, high=65_536, step=64,
+        name="n_ubatch", lever="decode", group="Load", kind="int", default=512, low=1, high=65_536, live_high=8192, step=64,
         scale="log", unit="tokens", label="micro-batch", flags=("-ub", "--ubatch-size"), applies="reload",
         help="Prompt tokens computed at once.",
         cost="The compute buffer grows in proportion.",

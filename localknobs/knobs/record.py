@@ -45,7 +45,7 @@ class Knob:
         special: Values with a meaning of their own, as (value, what it means).
         off: Value at which it does nothing; None when it cannot be off.
         choices: Allowed values of a `choice`, allowed names of a `names`.
-        live_high: Highest value a slider shows when `high` is far beyond what people use.
+        live_low, live_high: Ends of a slider when `low` and `high` are far beyond what people use.
         fails: How it fails when turned too far.
         default_reason: Why the default differs from llama.cpp's, if it does.
     """
@@ -69,6 +69,7 @@ class Knob:
     special: tuple[tuple[float, str], ...] = ()
     off: Value | None = None
     choices: tuple[str, ...] = ()
+    live_low: float | None = None
     live_high: float | None = None
     fails: str = ""
     default_reason: str = ""

@@ -124,13 +124,13 @@ SAMPLING: tuple[Knob, ...] = (
     ),
     Knob(
         name="frequency_penalty", lever="decode", group="Repetition", kind="float", default=0.0, low=-10.0, high=10.0, step=0.05,
-        live_high=2.0, off=0.0, special=((0, "off"),), label="frequency penalty", flags=("--frequency-penalty",), applies="next token",
+        live_low=-2.0, live_high=2.0, off=0.0, special=((0, "off"),), label="frequency penalty", flags=("--frequency-penalty",), applies="next token",
         help="Subtracts this much from a token's score for each time it stands in the window.",
         cost="Nothing measurable.", fails="High values forbid common words.", source=f"{_SAMPLER}",
     ),
     Knob(
         name="presence_penalty", lever="decode", group="Repetition", kind="float", default=0.0, low=-10.0, high=10.0, step=0.05,
-        live_high=2.0, off=0.0, special=((0, "off"),), label="presence penalty", flags=("--presence-penalty",), applies="next token",
+        live_low=-2.0, live_high=2.0, off=0.0, special=((0, "off"),), label="presence penalty", flags=("--presence-penalty",), applies="next token",
         help="Subtracts this much once from the score of every token in the window.",
         cost="Nothing measurable.", fails="High values change the subject.", source=f"{_SAMPLER}",
     ),
