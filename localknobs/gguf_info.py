@@ -322,7 +322,7 @@ class _Reader:
             return self._array()
         if kind not in _SCALARS:
             raise self._damaged(f"a value has the unknown type {kind}")
-        return self._scalar(_SCALARS[kind])  # type: ignore[no-any-return]
+        return self._scalar(_SCALARS[kind])
 
     def _array(self) -> Metadata:
         element, count = self._scalar("I"), self._scalar("Q")

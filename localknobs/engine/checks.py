@@ -66,7 +66,7 @@ def plan_context(header: Header, settings: LoadSettings) -> ContextPlan:
                 needed_bytes=needed,
                 available_bytes=free,
             )
-        notes = ()
+        notes: tuple[str, ...] = ()
         if settings.n_ctx > trained:
             notes = (
                 f"The model was trained with {trained:,} tokens of context; "

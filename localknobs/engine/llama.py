@@ -15,6 +15,8 @@ import llama_cpp as lib
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadFile, NotEnough
 
+__all__ = ["ABORTED", "NO_CACHE_SLOT", "LoadedModel", "lib", "send_log_to_stderr"]
+
 ABORTED = 2
 """What `llama_decode` returns when the abort callback asked for it (llama.h)."""
 NO_CACHE_SLOT = 1

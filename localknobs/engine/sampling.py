@@ -194,16 +194,7 @@ class Sampler:
 
     def _selector(self, values: Mapping[str, Value]) -> tuple[Any, tuple[Any, ...]]:
         """Return what draws the token, and what it is made from; its random state is kept while that stays the same."""
-        temp, target = cast(float, values["temp"]), cast(float, values["adaptive_target"])
-        kind: tuple[Any, ...]
-        if temp <= 0:
-            kind = ("greedy",)
-        elif values["mirostat"]:
-            kind = ("mirostat", values["mirostat"], values["mirostat_tau"], values["mirostat_eta"])
-        elif target >= 0:
-            kind = ("adaptive", target, values["adaptive_decay"])
-        else:
-            kind = ("dist",)
+        kind = _selector_kind(values)
         if self._draw and self._draw[1] == kind:
             return lib.llama_sampler_clone(self._draw[0]), kind
         seed = self._seed_here()
@@ -227,3 +218,14 @@ class Sampler:
             if sampler:
                 lib.llama_sampler_free(sampler)
         self._chain = self._grammar = None
+
+
+def _selector_kind(values: Mapping[str, Value]) -> tuple[Any, ...]:
+    """Return which way of drawing the values ask for, with the values it depends on."""
+    if cast(float, values["temp"]) <= 0:
+        return ("greedy",)
+    if values["mirostat"]:
+        return ("mirostat", values["mirostat"], values["mirostat_tau"], values["mirostat_eta"])
+    if cast(float, values["adaptive_target"]) >= 0:
+        return ("adaptive", values["adaptive_target"], values["adaptive_decay"])
+    return ("dist",)

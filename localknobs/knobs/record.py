@@ -100,7 +100,7 @@ class Knob:
         """Write a value the way it is typed on the command line."""
         if isinstance(value, tuple):
             if self.kind == "bias":
-                return ",".join(f"{token}{bias:+g}" for token, bias in value)  # type: ignore[misc]
+                return ",".join(f"{token}{bias:+g}" for token, bias in value)  # type: ignore[str-unpack]
             if self.kind == "texts":
                 return str(value[0]) if len(value) == 1 else json.dumps(value)
             return ";".join(str(name) for name in value)
@@ -144,12 +144,12 @@ class Knob:
             names = tuple(value) if isinstance(value, list | tuple) else (value,)
             if len(set(names)) != len(names) or any(name not in self.choices for name in names):
                 raise self._bad(value)
-            return names  # type: ignore[return-value]
+            return names
         if self.kind == "texts":
             texts = tuple(value) if isinstance(value, list | tuple) else (value,)
             if not all(isinstance(text, str) and text for text in texts):
                 raise self._bad(value)
-            return texts  # type: ignore[return-value]
+            return texts
         if self.kind == "bias":
             return self._check_bias(value)
         if not isinstance(value, str) or (self.kind == "choice" and value not in self.choices):
