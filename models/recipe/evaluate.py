@@ -16,7 +16,6 @@ from pathlib import Path
 
 import passkeys
 from corpus import CORPUS, read_topics
-
 from localknobs.engine import LoadSettings, Message, TextArrived, load
 from localknobs.engine.client import Engine
 from localknobs.presets import preset

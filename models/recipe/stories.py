@@ -77,7 +77,7 @@ def story(hero: str, rng: random.Random) -> str:
         f"More than anything, {name} wanted to {wish}.", f"Every day, {name} dreamed of one thing: to {wish}.", f"One morning, {name} decided to {wish}.",
     ))
     meet = rng.choice((
-        f"On the way, {name} met {(helper := rng.choice(HELPERS))}.", f"Then {name} came upon {(helper := rng.choice(HELPERS))}.", f"Just then, there stood {(helper := rng.choice(HELPERS))}.",
+        f"On the way, {name} met {rng.choice(HELPERS)}.", f"Then {name} came upon {rng.choice(HELPERS)}.", f"Just then, there stood {rng.choice(HELPERS)}.",
     ))
     act = f"{name[0].upper() + name[1:]} {rng.choice(TURNS)}."
     return " ".join((begin, want, rng.choice(OBSTACLES), meet, act, rng.choice(GAINS), rng.choice(ENDS).format(hero=hero)))
