@@ -44,21 +44,29 @@ $(VENV)/.venv-done:
 	$$python -c 'import venv, ensurepip' 2>/dev/null || { echo "$$python cannot make virtual environments. Debian/Ubuntu: sudo apt install python3-venv" >&2; exit 3; }; \
 	echo "Making $(VENV) with $$($$python --version)"; \
 	$$python -m venv $(VENV)
+	@# Older ones compile llama.cpp again for every clone: they do not look into their own cache with --no-binary.
+	@$(PIP) install --quiet --progress-bar off 'pip>=23.1'
 	@touch $@
 
-# pip caches the wheel it builds without regard to CMAKE_ARGS. Only the plain CPU build may come from
-# that cache, and only if it turns out to have what we ask for; every other build is made afresh.
+# Compiled from source on purpose: a wheel that somebody else built may lack this processor's instructions
+# or RPC. pip caches the wheel it builds without regard to CMAKE_ARGS. Only the plain CPU build may come
+# from that cache, and only if it turns out to have what we ask for; every other build is made afresh.
+# A constraints.txt that changed elsewhere leaves the engine as it is; FRESH=1 (make gpu) builds it anyway.
 $(VENV)/.engine-done: $(VENV)/.venv-done constraints.txt
-	@version=$$(sed -n 's/^$(ENGINE)==//p' constraints.txt); \
-	if $(PIP) show $(ENGINE) 2>/dev/null | grep -qx "Version: $$version"; then touch $@; exit 0; fi; \
+	@set -eu; version=$$(sed -n 's/^$(ENGINE)==//p' constraints.txt); \
+	here=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("$(ENGINE)"))' 2>/dev/null || true); \
+	if [ "$$here" = "$$version" ] && [ -z "$(FRESH)" ]; then touch $@; exit 0; fi; \
 	$(CHECK_TOOLS); \
-	flags="-DGGML_RPC=on $${CMAKE_ARGS:-}"; fresh=; \
-	if command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1; then flags="-DGGML_CUDA=on $$flags"; fi; \
-	if [ "$$flags" != "-DGGML_RPC=on " ]; then fresh=--no-cache-dir; fi; \
-	echo "Compiling llama.cpp ($(ENGINE) $$version) with $$flags: about 4 minutes on 2 cores, longer with CUDA; once."; \
+	flags="-DGGML_RPC=on $${CMAKE_ARGS:-}"; options="$(if $(FRESH),--force-reinstall --no-deps)"; \
+	[ -x /usr/local/cuda/bin/nvcc ] && PATH="$$PATH:/usr/local/cuda/bin"; \
+	if nvidia-smi -L >/dev/null 2>&1; then \
+	  if command -v nvcc >/dev/null; then flags="-DGGML_CUDA=on $$flags"; \
+	  else echo "There is an NVIDIA GPU but no CUDA compiler (nvcc), so this build uses the CPU alone. Install the CUDA toolkit, then: make gpu"; fi; fi; \
+	if [ "$$flags" != "-DGGML_RPC=on " ]; then options="$$options --no-cache-dir"; fi; \
+	echo "Installing $(ENGINE) $$version with $$flags. Compiling llama.cpp takes about 4 minutes on 2 cores, longer with CUDA; once."; \
 	install() { CMAKE_ARGS="$$flags" CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)} \
-	  $(PIP) install --progress-bar off --no-binary $(ENGINE) -c constraints.txt "$$@" $(ENGINE); }; \
-	install $$fresh; \
+	  $(PIP) install --progress-bar off --no-binary $(ENGINE) -c constraints.txt "$$@" "$(ENGINE)==$$version"; }; \
+	install $$options; \
 	if ! $(BIN)/python -c 'import llama_cpp, sys; sys.exit(not llama_cpp.llama_supports_rpc())' 2>/dev/null; then \
 	  echo "The cached build lacks RPC; compiling afresh."; install --no-cache-dir --force-reinstall --no-deps; fi
 	@touch $@
@@ -73,9 +81,10 @@ $(VENV)/.dev-done: $(VENV)/.base-done
 	@$(PIP) install --quiet --progress-bar off -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# The build in use stays until the new one is made. Without a GPU compiler this makes the CPU build again.
 gpu: $(VENV)/.venv-done
-	@rm -f $(VENV)/.engine-done; $(PIP) uninstall --quiet --yes $(ENGINE)
-	@$(MAKE) --no-print-directory setup
+	@rm -f $(VENV)/.engine-done
+	@$(MAKE) --no-print-directory setup FRESH=1
 	@$(BIN)/localknobs doctor
 
 # ---- checks ----------------------------------------------------------------------------------
@@ -86,6 +95,13 @@ test: $(VENV)/.dev-done
 lint: $(VENV)/.dev-done
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@# tui/ and convert/ lie at the top but install as localknobs.tui and localknobs.convert: .lint shows
+	@# them to the type checker and to the import contracts as they install. Links, so nothing is copied.
+	@rm -rf .lint/localknobs && mkdir -p .lint/localknobs
+	@ln -s "$(CURDIR)"/localknobs/[!_]* "$(CURDIR)"/localknobs/__*.py "$(CURDIR)"/tui "$(CURDIR)"/convert .lint/localknobs/
+	@set -o pipefail; cd .lint; ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p localknobs \
+	  | sed -E 's,^localknobs/(tui|convert)/,\1/,'
+	@cd .lint; PYTHONPATH=. ../$(BIN)/lint-imports --no-logo --config ../pyproject.toml --cache-dir ../.import_linter_cache
 
 docs: $(VENV)/.dev-done
 	@$(BIN)/python tests/guards/generated_docs.py --write
@@ -94,4 +110,4 @@ screenshots: $(VENV)/.dev-done
 	@$(BIN)/python tests/tui/make_screenshots.py
 
 clean:
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	@rm -rf $(VENV) .lint build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
