@@ -44,7 +44,7 @@ $(VENV)/.venv-done:
 	$$python -c 'import venv, ensurepip' 2>/dev/null || { echo "$$python cannot make virtual environments. Debian/Ubuntu: sudo apt install python3-venv" >&2; exit 3; }; \
 	echo "Making $(VENV) with $$($$python --version)"; \
 	$$python -m venv $(VENV)
-	@# Older ones compile llama.cpp again for every clone: they do not look into their own cache with --no-binary.
+	@# Older pips compile llama.cpp again for every clone: they do not look into their own cache with --no-binary.
 	@$(PIP) install --quiet --progress-bar off 'pip>=23.1'
 	@touch $@
 
@@ -57,18 +57,21 @@ $(VENV)/.engine-done: $(VENV)/.venv-done constraints.txt
 	here=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("$(ENGINE)"))' 2>/dev/null || true); \
 	if [ "$$here" = "$$version" ] && [ -z "$(FRESH)" ]; then touch $@; exit 0; fi; \
 	$(CHECK_TOOLS); \
-	flags="-DGGML_RPC=on $${CMAKE_ARGS:-}"; options="$(if $(FRESH),--force-reinstall --no-deps)"; \
+	flags="-DGGML_RPC=on $${CMAKE_ARGS:-}"; options=; \
+	if [ -n "$$here" ]; then options="--force-reinstall --no-deps"; fi; \
 	[ -x /usr/local/cuda/bin/nvcc ] && PATH="$$PATH:/usr/local/cuda/bin"; \
 	if nvidia-smi -L >/dev/null 2>&1; then \
 	  if command -v nvcc >/dev/null; then flags="-DGGML_CUDA=on $$flags"; \
 	  else echo "There is an NVIDIA GPU but no CUDA compiler (nvcc), so this build uses the CPU alone. Install the CUDA toolkit, then: make gpu"; fi; fi; \
 	if [ "$$flags" != "-DGGML_RPC=on " ]; then options="$$options --no-cache-dir"; fi; \
-	echo "Installing $(ENGINE) $$version with $$flags. Compiling llama.cpp takes about 4 minutes on 2 cores, longer with CUDA; once."; \
+	echo "Installing llama.cpp ($(ENGINE) $$version, $$flags)"; \
+	echo "It is compiled once: about 4 minutes on 2 cores, longer with CUDA."; \
 	install() { CMAKE_ARGS="$$flags" CMAKE_BUILD_PARALLEL_LEVEL=$${CMAKE_BUILD_PARALLEL_LEVEL:-$$(getconf _NPROCESSORS_ONLN)} \
 	  $(PIP) install --progress-bar off --no-binary $(ENGINE) -c constraints.txt "$$@" "$(ENGINE)==$$version"; }; \
+	works() { $(BIN)/python -c 'import llama_cpp, sys; sys.exit(not llama_cpp.llama_supports_rpc())' 2>/dev/null; }; \
 	install $$options; \
-	if ! $(BIN)/python -c 'import llama_cpp, sys; sys.exit(not llama_cpp.llama_supports_rpc())' 2>/dev/null; then \
-	  echo "The cached build lacks RPC; compiling afresh."; install --no-cache-dir --force-reinstall --no-deps; fi
+	if ! works; then echo "The cached build lacks RPC; compiling afresh."; install --no-cache-dir --force-reinstall --no-deps; fi; \
+	if ! works; then echo "llama.cpp was installed but does not load: $$($(BIN)/python -c 'import llama_cpp' 2>&1 | tail -1)" >&2; exit 1; fi
 	@touch $@
 
 $(VENV)/.base-done: $(VENV)/.engine-done pyproject.toml constraints.txt
