@@ -1,24 +1,22 @@
-"""Saved conversations: a tree of messages in a file that only grows, so that a crash loses nothing.
+"""Saved conversations: a tree of messages in a journal, so that a crash of the program loses nothing.
 
-One JSON object a line. A message is added before it is answered, an answer's text in pieces as it
-is written. A torn last line, the mark of a crash, is skipped; an answer without its `finished`
-line was interrupted. Editing and regenerating add siblings: nothing is ever overwritten.
+A message is written before it is answered, an answer's text in pieces as it comes; an answer without
+its `finished` record was interrupted. Editing and regenerating add siblings: nothing is overwritten.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from localknobs.engine.events import Message
-from localknobs.errors import BadFile, LocalknobsError, NotFound
+from localknobs.errors import BadFile, LocalknobsError
+from localknobs.journal import Journal
 from localknobs.paths import conversations_folder
 
 Role = Literal["system", "user", "assistant"]
@@ -86,8 +84,8 @@ class Conversation:
         self.leaf = ROOT
         self.title = ""
         self.model = model
-        self._file: BinaryIO | None = None
         self.path = path or conversations_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.jsonl"
+        self._journal = Journal(self.path, "conversation")
         if path is not None:
             self._read()
 
@@ -119,29 +117,28 @@ class Conversation:
         at = node.id
         while children := [other.id for other in self.nodes.values() if other.parent == at]:
             at = max(children)
-        self.leaf = at
-        self._append({"show": at})
+        self.rewind(at)
 
     def rewind(self, to: int) -> None:
-        """Let the next message follow message `to` (`ROOT` for none)."""
-        self.leaf = to
+        """End the shown branch with message `to`, which the next one will follow (`ROOT` for none)."""
+        if to != self.leaf:
+            self._append({"show": to})
+            self.leaf = to
 
     # ---- writing ------------------------------------------------------------------------------
 
     def add(self, role: Role, text: str) -> Node:
         """Add a message after the shown last one; it is on disk when this returns."""
         node = Node(max(self.nodes, default=ROOT) + 1, self.leaf, role, text)
-        self.nodes[node.id] = node
-        self.leaf = node.id
-        if role == "user" and not self.title:
-            self.title = _title(text)
         self._append({"message": node.id, "parent": node.parent, "role": role, "text": text})
+        self._take_node(node)
         return node
 
     def grow(self, node: Node, text: str) -> None:
         """Add text to the end of an answer."""
         if text:
-            node.text += text
+            # Kept in memory even if the disk refuses: the reader has seen it.
+            node.text, node.reason = node.text + text, ""
             self._append({"grow": node.id, "text": text})
 
     def mark(self, node: Node, at: int, changes: Mapping[str, Any]) -> None:
@@ -156,86 +153,35 @@ class Conversation:
 
     def rename(self, title: str) -> None:
         """Give it another title."""
-        self.title = _title(title) or self.title
-        self._append({"title": self.title})
+        title = _title(title) or self.title
+        self._append({"title": title})
+        self.title = title
 
     def close(self) -> None:
         """Close the file; a later addition opens it again."""
-        if self._file:
-            self._file.close()
-            self._file = None
+        self._journal.close()
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not self.path.exists()
-            # Private: a conversation is nobody else's business on a shared machine.
-            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            self._file = open(handle, "ab", buffering=0)
-            self._lock()
-            if fresh:
-                self._write({"conversation": 1, "model": self.model, "began": time.time()})
-            else:
-                self._end_torn_line()
-        self._write(record)
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        assert self._file is not None
-        try:
-            self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-        except OSError as error:
-            raise LocalknobsError(
-                f"The conversation cannot be saved: {error.strerror}", f"Free some space, or check {self.path.parent}."
-            ) from None
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            return
-        assert self._file is not None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise LocalknobsError(
-                "This conversation is open in another window", "Close it there, or start a new one."
-            ) from None
-
-    def _end_torn_line(self) -> None:
-        with self.path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
-                assert self._file is not None
-                self._file.write(b"\n")
+        self._journal.append(record, first={"conversation": 1, "model": self.model, "began": time.time()})
 
     # ---- reading ------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            raise NotFound(f"There is no conversation {self.path}", "It may have been deleted.") from None
-        except OSError as error:
-            raise BadFile(f"{self.path} cannot be read: {error.strerror}", "Check its permissions.") from None
-        for record in _records(data):
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # a line of another version, or damaged
+        records = self._journal.read()
+        for record in records:
+            # A record of another version, or damaged: the others are still good.
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
                 self._take(record)
-        if not self.nodes and not data.startswith(b'{"conversation"'):
+        if not self.nodes and not any("conversation" in record for record in records):
             raise BadFile(f"{self.path} is not a saved conversation", "Choose a file that localknobs wrote.")
 
     def _take(self, record: dict[str, Any]) -> None:
         if "message" in record:
-            number, parent, role = int(record["message"]), int(record["parent"]), record["role"]
-            if (
-                role not in ("system", "user", "assistant")
-                or (parent != ROOT and parent not in self.nodes)
-                or parent >= number
-            ):
-                return
-            self.nodes[number] = Node(number, parent, cast(Role, role), str(record["text"]))
-            self.leaf = number
-            if role == "user" and not self.title:
-                self.title = _title(str(record["text"]))
+            node = Node(int(record["message"]), int(record["parent"]), cast(Role, record["role"]), str(record["text"]))
+            known = node.parent == ROOT or node.parent in self.nodes
+            # Parents before children, each number once: so no branch can run in a circle.
+            if known and ROOT <= node.parent < node.id not in self.nodes and node.role in get_args(Role):
+                self._take_node(node)
         elif "grow" in record:
             self.nodes[record["grow"]].text += str(record["text"])
             self.nodes[record["grow"]].reason = ""
@@ -244,12 +190,19 @@ class Conversation:
         elif "finished" in record:
             node = self.nodes[record["finished"]]
             node.reason, node.stats = str(record["reason"]), dict(record["stats"])
-        elif "show" in record and record["show"] in self.nodes:
-            self.leaf = record["show"]
+        elif "show" in record:
+            shown = int(record["show"])
+            self.leaf = shown if shown == ROOT or shown in self.nodes else self.leaf
         elif "title" in record:
             self.title = _title(str(record["title"]))
         elif "conversation" in record:
             self.model = str(record.get("model", ""))
+
+    def _take_node(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self.leaf = node.id
+        if node.role == "user" and not self.title:
+            self.title = _title(node.text)
 
 
 def saved_conversations() -> list[ConversationEntry]:
@@ -262,32 +215,25 @@ def saved_conversations() -> list[ConversationEntry]:
         except (LocalknobsError, OSError):
             continue
         if conversation.nodes:
-            last = conversation.nodes[conversation.leaf]
-            found.append(
-                ConversationEntry(
-                    file, conversation.title or "untitled", changed, len(conversation.nodes), last.interrupted
-                )
-            )
+            last = conversation.nodes.get(conversation.leaf)
+            # A question whose answer never began was interrupted too.
+            cut = last is not None and (last.interrupted or last.role == "user")
+            title = conversation.title or "untitled"
+            found.append(ConversationEntry(file, title, changed, len(conversation.nodes), cut))
     return sorted(found, key=lambda entry: entry.changed, reverse=True)
 
 
 def delete_conversation(path: Path) -> None:
     """Delete a saved conversation; one that is gone already is no error."""
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LocalknobsError(f"{path} cannot be deleted: {error.strerror}", "Check its permissions.") from None
 
 
 def plain_text(nodes: Sequence[Node]) -> str:
     """Return messages as Markdown, for `/save` and the clipboard."""
     return "\n\n".join(f"**{node.role}**\n\n{node.text}" for node in nodes) + "\n"
-
-
-def _records(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.split(b"\n"):
-        if line:
-            with contextlib.suppress(ValueError):
-                record = json.loads(line.decode("utf-8", "surrogatepass"))
-                if isinstance(record, dict):
-                    yield record
 
 
 def _title(text: str) -> str:
