@@ -29,10 +29,14 @@ class BadValue(LocalknobsError, ValueError):
 
 
 class NotFound(LocalknobsError, FileNotFoundError):
-    """A file, model, preset or knob of that name does not exist."""
+    """A file, a model or something else that was named does not exist."""
 
     # OSError formats itself from errno and strerror; ours is a plain sentence.
     __str__ = LocalknobsError.__str__
+
+
+class UnknownName(NotFound):
+    """A knob, preset or lever has no such name: a slip in what was typed, where `NotFound` means a file."""
 
 
 class Unsupported(LocalknobsError):

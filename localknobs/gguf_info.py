@@ -6,6 +6,7 @@ Only what the header says; nothing is believed that does not fit the file's leng
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections import Counter
@@ -178,7 +179,7 @@ class Header:
         """Return a value that may be one number or one a layer, as whole numbers; empty when missing."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         values = value if isinstance(value, tuple) else (value,)
-        return tuple(int(item) for item in values if isinstance(item, int | float))
+        return tuple(int(item) for item in values if isinstance(item, int | float) and math.isfinite(item))
 
 
 _SAMPLING_KEYS = {

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from localknobs.errors import BadFile, BadValue, LocalknobsError, NotFound
+from localknobs.errors import BadFile, BadValue, LocalknobsError, NotFound, UnknownName
 from localknobs.knobs import Value, check_values, defaults, knobs_of
 from localknobs.paths import presets_folder, written_whole
 
@@ -84,7 +84,7 @@ def preset(name: str, recommended: Mapping[str, Value] | None = None) -> Preset:
     """Return the preset of that name.
 
     Raises:
-        NotFound: there is none; the hint names the nearest.
+        UnknownName: there is none; the hint names the nearest.
         BadFile: the user's file of that name is broken.
         NotFound: `model` was asked for and the model recommends nothing.
     """
@@ -97,7 +97,7 @@ def preset(name: str, recommended: Mapping[str, Value] | None = None) -> Preset:
     if name == "model":
         raise NotFound("This model recommends no sampling values", f"Presets are: {', '.join(known)}.")
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    raise NotFound(
+    raise UnknownName(
         f"There is no preset {name!r}", f"Did you mean {near[0]}?" if near else f"Presets are: {', '.join(known)}."
     )
 
@@ -134,11 +134,11 @@ def delete_preset(name: str) -> None:
     """Delete a preset of the user's.
 
     Raises:
-        NotFound: the user has none of that name.
+        UnknownName: the user has none of that name.
     """
     file = presets_folder() / f"{name}.toml"
     if not _is_name(name) or not file.is_file():
-        raise NotFound(f"You have no preset {name!r}", "Presets of the program cannot be deleted.")
+        raise UnknownName(f"You have no preset {name!r}", "Presets of the program cannot be deleted.")
     file.unlink()
 
 

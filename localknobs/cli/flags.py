@@ -16,17 +16,27 @@ class Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the complaint and leave."""
-        unknown = (
-            message.removeprefix("unrecognized arguments: ").split()[0] if message.startswith("unrecognized") else ""
-        )
-        if unknown.startswith("-"):
-            near = get_close_matches(unknown.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
-            message = f"There is no flag {unknown}. " + (
-                f"Did you mean {near[0]}?" if near else f"`{self.prog} --help` lists them."
-            )
-        elif message.startswith("argument ") and ": " in message:
-            message = message.split(": ", 1)[1] if "cannot be" in message else message[0].upper() + message[1:]
+        if message.startswith("unrecognized arguments: "):
+            message = self._about_unknown(message.removeprefix("unrecognized arguments: ").split()[0])
+        elif message.startswith("argument ") and "cannot be" in message:
+            message = message.split(": ", 1)[1]  # a knob's own words, which name the flag
+        else:
+            message = message[0].upper() + message[1:]
         self.exit(2, f"{self.prog}: {message}\n")
+
+    def _about_unknown(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"There is one word too many: {word}. A text with spaces needs quotes."
+        near = get_close_matches(word.split("=")[0], self._option_string_actions, n=1, cutoff=0.5)
+        return f"There is no flag {word}. " + (
+            f"Did you mean {near[0]}?" if near else f"`{self.prog} --help` lists them."
+        )
+
+
+_METAVARS = {
+    "float": "NUMBER", "int": "NUMBER", "choice": "NAME", "names": "NAMES", "text": "TEXT", "texts": "TEXT",
+    "bias": "BIAS",
+}  # fmt: skip
 
 
 def add_knob_flags(parser: ArgumentParser, group_of: str) -> None:
@@ -34,12 +44,15 @@ def add_knob_flags(parser: ArgumentParser, group_of: str) -> None:
     section = parser.add_argument_group(f"{group_of} knobs")
     for row in knobs_of(group_of):
         if row.flags:
-            default = row.show(row.default) or "none"
-            metavar = "NAMES" if row.kind == "names" else row.kind.upper().rstrip("S")
             section.add_argument(
-                *row.flags, dest=row.name, type=_reader(row), default=None, metavar=metavar,
-                help=f"{row.help} {row.range_text()}; default {default}".replace("%", "%%"),
+                *row.flags, dest=row.name, type=_reader(row), default=None, metavar=_METAVARS[row.kind],
+                help=f"{row.help} {row.range_text()}; default {default_text(row)}".replace("%", "%%"),
             )  # fmt: skip
+
+
+def default_text(row: Knob) -> str:
+    """Return a knob's default the way it is typed, `none` when it is empty."""
+    return "none" if row.default in ("", ()) else row.show(row.default)
 
 
 def chosen(options: Namespace, group_of: str) -> dict[str, Value]:

@@ -1,7 +1,7 @@
 """Find the verb, run it, and turn every error into one line and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or value, 3 a file that is missing, damaged or not
-supported, or too little memory, 130 stopped by the user.
+Exit codes: 0 done, 1 failed, 2 wrong usage, value or name of a knob or preset, 3 a file that is
+missing, damaged or not supported, or too little memory, 130 stopped by the user.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ VERBS = {
     "tui": "open the terminal interface (also: localknobs with no verb)",
 }
 _EXIT_CODES = {
+    "UnknownName": 2,
     "BadValue": 2,
     "NotFound": 3,
     "BadFile": 3,
@@ -26,6 +27,8 @@ _EXIT_CODES = {
     "MissingExtra": 3,
     "Stopped": 130,
 }
+STOPPED = 130
+"""Exit code after Ctrl+C, as shells have it."""
 
 
 def help_text() -> str:
@@ -50,7 +53,38 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    try:
+        _mend_streams()
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        # The reader has gone (`| head`): nothing to say, and nothing may be flushed any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as error:
+        if os.environ.get("LOCALKNOBS_DEBUG"):
+            raise
+        return _tell(error)
+
+
+def _mend_streams() -> None:
+    """Give closed streams (`<&-`, `>&-`) a place to go to, and let no character stop the output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # for the life of the process
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _dispatch(arguments: list[str]) -> int:
     first = arguments[0] if arguments else ""
+    if first == "help" and len(arguments) > 1:
+        first, arguments = arguments[1], [arguments[1], "--help"]
     if first in ("-h", "--help", "help"):
         print(help_text(), end="")
         return 0
@@ -60,9 +94,7 @@ def run(arguments: list[str]) -> int:
         print(f"localknobs {version()}")
         return 0
     verb, rest = (first, arguments[1:]) if first and not first.startswith("-") else ("tui", arguments)
-    if verb not in VERBS:
-        return _unknown_verb(verb)
-    return _guarded(verb, rest)
+    return _run_verb(verb, rest) if verb in VERBS else _unknown_verb(verb)
 
 
 def _unknown_verb(verb: str) -> int:
@@ -76,12 +108,10 @@ def _unknown_verb(verb: str) -> int:
     return 2
 
 
-def _guarded(verb: str, arguments: list[str]) -> int:
-    """Run a verb; whatever goes wrong becomes one line."""
+def _run_verb(verb: str, arguments: list[str]) -> int:
     import importlib
 
     from localknobs.cli.flags import Parser
-    from localknobs.errors import EngineDied, LocalknobsError
 
     module = importlib.import_module(f"localknobs.cli.{verb}")
     parser = Parser(
@@ -90,28 +120,25 @@ def _guarded(verb: str, arguments: list[str]) -> int:
     module.add_arguments(parser)
     try:
         options = parser.parse_args(arguments)
-        code: int = module.run(options)
-        sys.stdout.flush()
-        return code
-    except LocalknobsError as error:
-        print(f"localknobs: {error}", file=sys.stderr)
-        for line in error.log_tail[-8:] if isinstance(error, EngineDied) else ():
-            print(f"  log: {line}", file=sys.stderr)
-        if os.environ.get("LOCALKNOBS_DEBUG"):
-            raise
-        return next((_EXIT_CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _EXIT_CODES), 1)
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`): nothing to say, and nothing may be flushed any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
-    except Exception as error:  # a fault of ours: still no traceback on the user's screen
-        if os.environ.get("LOCALKNOBS_DEBUG"):
-            raise
+    except SystemExit as leaving:  # --help and usage errors; returned, so that what was printed is flushed in one place
+        return leaving.code if isinstance(leaving.code, int) else 0
+    code: int = module.run(options)
+    return code
+
+
+def _tell(error: Exception) -> int:
+    """Say on one line what went wrong; return the exit code."""
+    from localknobs.errors import LocalknobsError
+    from localknobs.terminal_text import printable
+
+    if not isinstance(error, LocalknobsError):  # a fault of ours: still no traceback on the user's screen
+        kind = type(error).__name__
         print(
-            f"localknobs: Unexpected {type(error).__name__}: {error}. Set LOCALKNOBS_DEBUG=1 to see where.",
+            f"localknobs: Unexpected {kind}: {printable(str(error))}. Set LOCALKNOBS_DEBUG=1 to see where.",
             file=sys.stderr,
         )
         return 1
+    print(f"localknobs: {printable(str(error))}", file=sys.stderr)
+    for line in getattr(error, "log_tail", ())[-8:]:
+        print(f"  log: {printable(line)}", file=sys.stderr)
+    return next((_EXIT_CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _EXIT_CODES), 1)

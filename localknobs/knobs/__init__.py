@@ -6,6 +6,7 @@ cards in `levers.py`. Standard library only; nothing here knows llama.cpp or a s
 
 from __future__ import annotations
 
+from localknobs.knobs.levers import LEVERS, LeverCard
 from localknobs.knobs.record import Applies, Kind, Knob, Lever, Value, Values
 from localknobs.knobs.table import (
     KNOBS,
@@ -19,10 +20,12 @@ from localknobs.knobs.table import (
 
 __all__ = [
     "KNOBS",
+    "LEVERS",
     "Applies",
     "Kind",
     "Knob",
     "Lever",
+    "LeverCard",
     "Value",
     "Values",
     "check_value",

@@ -178,7 +178,9 @@ class Knob:
 
     def _bad(self, value: object) -> BadValue:
         flag = f" ({self.flags[0]})" if self.flags else ""
-        return BadValue(f"{self.name}{flag} cannot be {value!r}", f"It takes {self.range_text()}.")
+        # 9 and not 9.0: what the user typed, as far as a number keeps it.
+        shown = f"{value:g}" if isinstance(value, float) else repr(value)
+        return BadValue(f"{self.name}{flag} cannot be {shown}", f"It takes {self.range_text()}.")
 
 
 def _parse_texts(text: str) -> tuple[str, ...]:

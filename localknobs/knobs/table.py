@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from localknobs.errors import NotFound
+from localknobs.errors import UnknownName
 from localknobs.knobs.loading import LOADING
 from localknobs.knobs.record import Knob, Value
 from localknobs.knobs.sampling import SAMPLING
@@ -17,7 +17,7 @@ def knob(name: str) -> Knob:
     """Return the knob of that name or flag (`temp`, `--temp`, `top-k` and `top_k` all work).
 
     Raises:
-        NotFound: there is none; the hint gives near names.
+        UnknownName: there is none; the hint gives near names.
     """
     plain = name.strip().lstrip("-").replace("-", "_").lower()
     if plain in KNOBS:
@@ -29,7 +29,7 @@ def knob(name: str) -> Knob:
 
     near = get_close_matches(plain, KNOBS, n=3, cutoff=0.5)
     hint = f"Near names: {', '.join(near)}." if near else "`localknobs knobs` lists them."
-    raise NotFound(f"No knob is called {name!r}", hint)
+    raise UnknownName(f"No knob is called {name!r}", hint)
 
 
 def knobs_of(group_of: str) -> tuple[Knob, ...]:
@@ -43,12 +43,12 @@ def defaults(group_of: str = "sampling") -> dict[str, Value]:
 
 
 def parse_value(name: str, text: str) -> Value:
-    """Read a typed value for the knob of that name; raises `NotFound` or `BadValue`."""
+    """Read a typed value for the knob of that name; raises `UnknownName` or `BadValue`."""
     return knob(name).parse(text)
 
 
 def check_value(name: str, value: object) -> Value:
-    """Check one value; raises `NotFound` or `BadValue`."""
+    """Check one value; raises `UnknownName` or `BadValue`."""
     return knob(name).check(value)
 
 

@@ -1,0 +1,174 @@
+"""What the verbs write with: tables and lists that fit the terminal, sizes, notes, JSON.
+
+Data goes to standard output, notes and progress to standard error. In a pipe nothing is shortened,
+wrapped or coloured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+from unicodedata import combining, east_asian_width
+
+from localknobs.terminal_text import printable
+
+NARROWEST = 8
+"""Columns below which a table's column is not shortened."""
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output is, None when it is none."""
+    return max(20, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+
+
+def heading(text: str) -> str:
+    """Return a text in bold where the terminal can and the user has not forbidden it."""
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[1m{text}\x1b[0m"
+
+
+def one_line(text: object) -> str:
+    """Return a text from a file as one line that cannot steer the terminal."""
+    return printable(" ".join(str(text).split()))
+
+
+def cells(text: str) -> int:
+    """Return how many columns a text takes in a terminal."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text cut to a width, with an ellipsis when something is missing."""
+    if cells(text) <= width:
+        return text
+    while text and cells(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+def table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[int] = (),
+    whole: Sequence[int] = (),
+    indent: str = "",
+) -> str:
+    """Lay out rows in columns; on a terminal the widest columns are shortened until a row fits one line.
+
+    Args:
+        headings: One a column.
+        rows: Cells, one a column.
+        right: Columns that are aligned to the right, such as sizes.
+        whole: Columns that are not shortened as long as others can be.
+        indent: Put before every line.
+    """
+    plain = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(cells, column)) for column in zip(headings, *plain, strict=True)]
+    for columns in ([column for column in range(len(widths)) if column not in whole], range(len(widths))):
+        _narrow(widths, columns, len(indent))
+    lines = []
+    for row in ([*headings], *plain):
+        fitted = []
+        for column, (text, width) in enumerate(zip(row, widths, strict=True)):
+            text = shortened(text, width)
+            padding = " " * (width - cells(text))
+            fitted.append(padding + text if column in right else text + padding)
+        lines.append((indent + "  ".join(fitted)).rstrip())
+    return "\n".join([heading(lines[0]), *lines[1:]])
+
+
+def _narrow(widths: list[int], columns: Sequence[int], indent: int) -> None:
+    """Take from the widest of some columns until a row fits the terminal."""
+    limit = terminal_width()
+    while limit and indent + sum(widths) + 2 * (len(widths) - 1) > limit:
+        widest = max(columns, key=lambda column: widths[column], default=None)
+        if widest is None or widths[widest] <= NARROWEST:
+            return
+        widths[widest] -= 1
+
+
+def wrapped(text: str, indent: str = "", first: str | None = None) -> str:
+    """Return a paragraph broken at words to fit the terminal; one long line in a pipe.
+
+    Args:
+        text: One paragraph.
+        indent: Put before every line.
+        first: Put before the first line instead, such as a padded label.
+    """
+    first = indent if first is None else first
+    width = terminal_width()
+    if not width:
+        return first + text
+    width = min(width, 100)  # longer lines are hard to read
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False) or first
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> str:
+    """Lay out labels with their values, one pair a line, long values with a hanging indent."""
+    shown = [(label, one_line(value)) for label, value in pairs]
+    width = max((len(label) for label, _ in shown), default=0) + 2
+    return "\n".join(wrapped(value, " " * width, f"{label:<{width}}") for label, value in shown)
+
+
+def size_text(count: int) -> str:
+    """Return bytes the way people read them: `10.6 MiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:,.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:,.1f} TiB"
+
+
+def count_text(count: int) -> str:
+    """Return a large count the way model cards do: `5.5M`, `8.03B`."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def note(text: str) -> None:
+    """Tell the user something beside the data, on standard error."""
+    print(f"note: {printable(text)}", file=sys.stderr)
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON document; what JSON has no form for (paths, infinities) becomes text."""
+    print(json.dumps(_plain(data), ensure_ascii=False, indent=2, default=str, allow_nan=False))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(key): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    if isinstance(data, float) and data - data != 0:
+        return str(data)
+    return data
+
+
+def write_out(text: str) -> None:
+    """Write a piece of an answer at once; on a terminal its control characters are shown, not sent."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def show_progress(text: str) -> None:
+    """Show a passing line on standard error when it is a terminal, over the one before."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
+
+
+def clear_progress() -> None:
+    """Wipe the passing line."""
+    show_progress("")
