@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import stat
 import struct
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from localknobs.errors import BadFile, LocalknobsError, NotFound, Unsupported
 from localknobs.ggml_types import FILE_TYPES, GGML_TYPES
 from localknobs.knobs import KNOBS, Value
 
-MAX_KEYS, MAX_TENSORS, MAX_TEXT, MAX_KEPT_NUMBERS = 65_536, 1_048_576, 64 * 2**20, 512
+MAX_KEYS, MAX_TENSORS, MAX_KEPT_NUMBERS = 65_536, 1_048_576, 512
+MAX_TEXTS = 4_194_304  # of an array; the largest vocabularies have a quarter of a million
+MAX_TEXT_BYTES = 256 * 2**20  # of all texts that are kept
 ROPE_SCALING_TYPES = ("none", "linear", "yarn", "longrope")  # llama-model.cpp; others abort the process
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
@@ -208,9 +211,11 @@ def read_header(path: Path) -> Header:
         BadFile: it is no GGUF, or damaged or cut short; the message says which and what to do.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise BadFile(f"{path} is no ordinary file", "Give a .gguf file on disk.")  # a pipe would block for ever
         with path.open("rb") as file:
-            return _Reader(path, file, size).header()
+            return _Reader(path, file, status.st_size).header()
     except FileNotFoundError:
         raise NotFound(f"There is no file {path}", "`localknobs ls` lists the models on this machine.") from None
     except IsADirectoryError:
@@ -264,6 +269,7 @@ class _Reader:
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         self.path, self.file, self.size = path, file, size
+        self._text_bytes = 0
 
     def header(self) -> Header:
         beginning = self.file.read(4)
@@ -335,7 +341,7 @@ class _Reader:
                 return tuple(self._scalar(_SCALARS[element]) for _ in range(count))
             self._skip(count * width)
         elif element == _TEXT:
-            if count * 8 > self.size:
+            if count * 8 > self.size or count > MAX_TEXTS:
                 raise self._damaged(f"an array claims {count:,} texts")
             if count <= 16:
                 return tuple(self._text() for _ in range(count))
@@ -347,7 +353,8 @@ class _Reader:
 
     def _text(self) -> str:
         length = self._scalar("Q")
-        if length > min(MAX_TEXT, self.size):
+        self._text_bytes += length
+        if length > self.size or self._text_bytes > MAX_TEXT_BYTES:
             raise self._damaged(f"a text claims {length:,} bytes")
         return self._bytes(length).decode("utf-8", "replace")
 

@@ -13,8 +13,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+_MEMINFO = "/proc/meminfo"
 _GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_GROUP_STATS = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
 _GROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
+_GROUP_STATS = ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat")
+_GROUP_CORES = "/sys/fs/cgroup/cpu.max"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ def _number_in(paths: tuple[str, ...]) -> int:
 
 def _meminfo(key: str) -> int:
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in Path(_MEMINFO).read_text(encoding="ascii").splitlines():
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
     return 0
@@ -64,7 +68,16 @@ def available_memory_bytes() -> int:
     if not free and platform.system() == "Darwin":
         free = total_memory_bytes() // 2  # macOS compresses and evicts; half is a careful guess
     limit, used = _number_in(_GROUP_LIMITS), _number_in(_GROUP_USES)
-    return min(free, max(0, limit - used)) if limit and used and free else free
+    return min(free, max(0, limit - used + _file_cache_bytes())) if limit and used and free else free
+
+
+def _file_cache_bytes() -> int:
+    """Return what a container's use counts though it is given back on demand: file pages, such as a model's."""
+    for path in _GROUP_STATS:
+        with contextlib.suppress(OSError, ValueError):
+            stats = dict(line.split() for line in Path(path).read_text(encoding="ascii").splitlines())
+            return int(stats.get("active_file", 0)) + int(stats.get("inactive_file", 0))
+    return 0
 
 
 def logical_cores() -> int:
@@ -74,7 +87,7 @@ def logical_cores() -> int:
     else:
         cores = os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        quota, period = Path(_GROUP_CORES).read_text(encoding="ascii").split()
         if quota != "max":
             cores = min(cores, max(1, int(quota) // int(period)))
     return cores
@@ -98,6 +111,15 @@ def physical_cores() -> int:
                 ).stdout
             )
     return max(1, min(len(siblings) or len(allowed), logical_cores()))
+
+
+def processor_features() -> frozenset[str]:
+    """Return what the processor can do, in the system's words, such as `avx2`; empty when unknown."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("flags", "Features")):
+                return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
 
 
 def processor_name() -> str:
@@ -142,6 +164,50 @@ def _nvidia_cards() -> list[GraphicsCard]:
         name, _, memory = line.rpartition(",")
         cards.append(GraphicsCard(name.strip(), "nvidia", int(memory) * 2**20 if memory.strip().isdigit() else 0))
     return cards
+
+
+def nvidia_without_driver() -> bool:
+    """Return whether the machine holds an NVIDIA graphics card that no NVIDIA driver serves (Linux only)."""
+    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
+        return False
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        with contextlib.suppress(OSError):
+            is_nvidia = (device / "vendor").read_text(encoding="ascii").strip() == "0x10de"
+            if is_nvidia and (device / "class").read_text(encoding="ascii").startswith("0x03"):
+                return True
+    return False
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Return the free space where a folder is or would be made; 0 when unknown."""
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(there or "/").free
+    return 0
+
+
+def install_command(packages: dict[str, str]) -> str:
+    """Return the command that installs something on this system.
+
+    Args:
+        packages: Package manager (`apt`, `dnf`, `pacman`, `zypper`, `brew`) to the package's name there.
+
+    Returns:
+        The command for the first manager this system has, or for `apt` as an example.
+    """
+    for manager, command in _INSTALL.items():
+        if manager in packages and shutil.which(manager):
+            return f"{command} {packages[manager]}"
+    return f"{_INSTALL['apt']} {packages['apt']}"
+
+
+_INSTALL = {
+    "apt": "sudo apt install",
+    "dnf": "sudo dnf install",
+    "pacman": "sudo pacman -S",
+    "zypper": "sudo zypper install",
+    "brew": "brew install",
+}
 
 
 def cuda_compiler() -> str | None:

@@ -114,6 +114,7 @@ def save_preset(name: str, values: Mapping[str, Value]) -> Path:
 
     Raises:
         BadValue: the name is not allowed or belongs to a shipped preset.
+        LocalknobsError: the disk refuses.
     """
     import tomli_w
 
@@ -125,8 +126,13 @@ def save_preset(name: str, values: Mapping[str, Value]) -> Path:
     whole = {style: checked.get(style, defaults("sampling")[style]) for style in _style_names()}
     file = presets_folder() / f"{name}.toml"
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
-    with written_whole(file) as beside:
-        beside.write_text(tomli_w.dumps(plain), encoding="utf-8")
+    try:
+        with written_whole(file) as beside:
+            beside.write_text(tomli_w.dumps(plain), encoding="utf-8")
+    except OSError as error:
+        raise LocalknobsError(
+            f"{file} cannot be written: {error.strerror}", "Free some space, or check the folder."
+        ) from None
     return file
 
 
@@ -139,7 +145,10 @@ def delete_preset(name: str) -> None:
     file = presets_folder() / f"{name}.toml"
     if not _is_name(name) or not file.is_file():
         raise UnknownName(f"You have no preset {name!r}", "Presets of the program cannot be deleted.")
-    file.unlink()
+    try:
+        file.unlink()
+    except OSError as error:
+        raise LocalknobsError(f"{file} cannot be deleted: {error.strerror}", "Check its permissions.") from None
 
 
 def _is_name(name: str) -> bool:

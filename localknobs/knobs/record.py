@@ -142,7 +142,7 @@ class Knob:
             return self._check_number(value)
         if self.kind == "names":
             names = tuple(value) if isinstance(value, list | tuple) else (value,)
-            if len(set(names)) != len(names) or any(name not in self.choices for name in names):
+            if any(name not in self.choices for name in names) or len(set(names)) != len(names):
                 raise self._bad(value)
             return names
         if self.kind == "texts":
@@ -158,7 +158,9 @@ class Knob:
 
     def _check_number(self, value: object) -> Value:
         # bool is an int in Python, but `true` in a preset is a slip, not the number 1.
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self._bad(value)
+        if isinstance(value, float) and not math.isfinite(value):
             raise self._bad(value)
         if self.kind == "int" and value != int(value):
             raise self._bad(value)
@@ -171,9 +173,13 @@ class Knob:
     def _check_bias(self, value: object) -> Value:
         pairs = []
         for pair in value if isinstance(value, list | tuple) else [None]:
-            if not (isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], int) and pair[0] >= 0):
+            if not (isinstance(pair, list | tuple) and len(pair) == 2):
                 raise self._bad(value)
-            pairs.append((pair[0], float(pair[1])))
+            token, bias = pair
+            # `inf` is allowed (always, never); no number at all is not. A bool is an int in Python.
+            if type(token) is not int or token < 0 or type(bias) not in (int, float) or bias != bias:
+                raise self._bad(value)
+            pairs.append((token, float(bias)))
         return tuple(pairs)
 
     def _bad(self, value: object) -> BadValue:
