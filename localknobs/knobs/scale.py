@@ -1,4 +1,4 @@
-"""Where a knob's value stands on a slider, and the way back: linear or logarithmic, with special values at the left end.
+"""Where a knob's value stands on a slider, and the way back: linear or logarithmic, special values at the left end.
 
 Pure arithmetic over the rows; a screen draws what is returned here.
 """
@@ -57,6 +57,7 @@ def value_at(row: Knob, fraction: float) -> Value:
     """Return the value at a place of the slider, rounded to the knob's step.
 
     Args:
+        row: The knob.
         fraction: 0 (left) to 1 (right); beyond is taken as the end.
     """
     assert row.low is not None
@@ -75,6 +76,8 @@ def stepped(row: Knob, value: Value, direction: int, *, wide: bool = False) -> V
     """Return the neighbour of a value.
 
     Args:
+        row: The knob.
+        value: Where to step from.
         direction: 1 up, -1 down.
         wide: Ten steps, or half as much again on a logarithmic scale.
 

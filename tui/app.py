@@ -1,0 +1,68 @@
+"""The Textual application: themes, the command palette, and the chat screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from localknobs.tui.screens.chat import ChatScreen
+from textual.app import App, SystemCommand
+from textual.screen import Screen
+
+from localknobs import preferences
+from localknobs.errors import LocalknobsError
+
+
+class LocalknobsApp(App[None]):
+    """The terminal interface.
+
+    Args:
+        model: Name or path of the model to begin with; None for the built-in one.
+    """
+
+    TITLE = "localknobs"
+    ENABLE_COMMAND_PALETTE = True
+    CSS = "ToastRack { margin-bottom: 4; }"
+
+    def __init__(self, model: str | None = None) -> None:
+        super().__init__()
+        self._model = model
+        theme = preferences.read().get("theme")
+        if isinstance(theme, str) and theme in self.available_themes:
+            self.theme = theme
+
+    def get_default_screen(self) -> Screen[None]:
+        """Begin with the chat."""
+        return ChatScreen(self._model)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Offer every action of the chat, then Textual's own."""
+        if isinstance(screen, ChatScreen):
+            yield from screen.palette_commands()
+        yield from super().get_system_commands(screen)
+
+    def watch_theme(self, theme: str) -> None:
+        """Remember the theme the user chose."""
+        if self.is_running and preferences.read().get("theme", "textual-dark") != theme:
+            try:
+                preferences.write(theme=theme)
+            except LocalknobsError as error:
+                self.notify(str(error), severity="warning")
+
+
+def run(model: str | None = None) -> int:
+    """Open the terminal interface and return its exit code.
+
+    Args:
+        model: Name or path of the model to begin with; None for the built-in one.
+
+    Raises:
+        NotFound: there is no such model; said before the screen opens.
+    """
+    if model:
+        from localknobs.gguf_info import check_is_model, read_header
+        from localknobs.library import find_model
+
+        check_is_model(read_header(find_model(model)))
+    app = LocalknobsApp(model)
+    app.run()
+    return app.return_code or 0

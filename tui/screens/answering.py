@@ -1,0 +1,261 @@
+"""The part of the chat screen that writes answers: from a sent message to a finished, saved answer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+
+from localknobs.tui.bridge import Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed
+from localknobs.tui.screens.picker import Choice, Picker
+from localknobs.tui.widgets.message_view import MessageView
+from localknobs.tui.widgets.status_line import StatusLine
+from localknobs.tui.widgets.transcript import Transcript
+from textual.screen import Screen
+from textual.worker import Worker, WorkerState
+
+from localknobs.conversations import ROOT, Conversation, Node
+from localknobs.engine import Noted, SamplerChanged
+from localknobs.errors import ContextFull, EngineDied, LocalknobsError
+from localknobs.knobs import Value
+from localknobs.sampler_state import SamplerState
+
+
+class AnsweringScreen(Screen[None]):
+    """Holds a conversation and writes answers into it; the chat screen adds the knobs and the dialogs.
+
+    Attributes:
+        conversation: The one that is shown.
+        sampler: Sampling values in use.
+        load_values: Values of the loading knobs.
+        system: System prompt, may be empty.
+        model_name: What the user calls the model.
+        answer: The answer being written, None when there is none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bridge = Bridge(self.post_message)
+        self.conversation = Conversation()
+        self.sampler = SamplerState()
+        self.load_values: dict[str, Value] = {}
+        self.system = ""
+        self.model_name = ""
+        self.answer: Answer | None = None
+        self._ended = asyncio.Event()
+        self._ended.set()
+        self._waiting_for_model = False
+
+    @property
+    def transcript(self) -> Transcript:
+        """The messages."""
+        return self.query_one(Transcript)
+
+    @property
+    def status(self) -> StatusLine:
+        """The line of numbers."""
+        return self.query_one(StatusLine)
+
+    # ---- starting -----------------------------------------------------------------------------
+
+    async def send(self, text: str) -> None:
+        """Add a message of the user's and answer it."""
+        node = self.conversation.add("user", text)
+        await self.transcript.forget_notices()
+        await self.transcript.add(self.conversation, node, self.model_name)
+        self.begin_answer()
+
+    def begin_answer(self, continued: Node | None = None) -> None:
+        """Answer the branch as it is, or go on with its last answer; waits for the model when it still loads."""
+        if not self.bridge.ready:
+            self._waiting_for_model = True
+            self.status.activity = "waiting for the model …"
+            return
+        self._waiting_for_model = False
+        answer = self.answer = Answer(self.conversation, continued)
+        self._ended.clear()
+        self.status.trouble = ""
+        self.status.activity = "reading the prompt …"
+        self.refresh_bindings()
+        messages = self.conversation.messages(self.system)
+        values = dict(self.sampler.values)
+        threads = int(str(self.load_values.get("threads", 0)))
+        self.run_worker(
+            lambda: self.bridge.answer(answer, messages, values, threads, continue_last=continued is not None),
+            thread=True,
+            group="answer",
+            description="writing an answer",
+            exit_on_error=False,
+        )
+
+    async def stop_and_wait(self) -> None:
+        """Stop the answer being written and wait for its end, which is saved like any other."""
+        if self.answer:
+            self.bridge.stop()
+            await self._ended.wait()
+
+    # ---- what comes ---------------------------------------------------------------------------
+
+    def on_prompt_progressed(self, event: PromptProgressed) -> None:
+        """Show how much of the prompt is read."""
+        if event.answer is self.answer and event.progress.done < event.progress.total:
+            self.status.activity = f"reading the prompt, {event.progress.done:,} of {event.progress.total:,} tokens"
+
+    async def on_answer_grew(self, event: AnswerGrew) -> None:
+        """Save and show what came."""
+        answer = event.answer
+        if answer.node is None:
+            answer.node = answer.conversation.add("assistant", "")
+            if answer.conversation is self.conversation:
+                await self.transcript.add(self.conversation, answer.node, self.model_name)
+        view = self._view(answer)
+        for piece in event.pieces:
+            if isinstance(piece, str):
+                answer.conversation.grow(answer.node, piece)
+                if view:
+                    await view.grow(piece)
+            elif isinstance(piece, SamplerChanged):
+                answer.conversation.mark(answer.node, len(answer.node.text), piece.changes)
+                if view:
+                    await view.mark(piece.changes)
+            else:
+                self._note(piece)
+        if event.last and answer is self.answer:
+            self.status.activity = "writing (Esc stops)"
+            self.status.speed = f"{event.last.tokens_per_s:,.0f} tokens/s"
+            self.status.context = (event.last.context_used, self.status.context[1])
+
+    async def on_answer_ended(self, event: AnswerEnded) -> None:
+        """Save how an answer ended, and say what the user can do about it when that was no good end."""
+        answer, finished = event.answer, event.finished
+        if finished:
+            if answer.node is None:
+                answer.node = answer.conversation.add("assistant", "")
+                if answer.conversation is self.conversation:
+                    await self.transcript.add(self.conversation, answer.node, self.model_name)
+            answer.conversation.finish(answer.node, finished.reason, asdict(finished.stats))
+        if view := self._view(answer):
+            await view.finish()
+        self.answer = None
+        self._ended.set()
+        self.status.activity = ""
+        if finished:
+            stats = finished.stats
+            self.status.context = (stats.context_used, stats.context_size)
+            first = stats.time_to_first_token_s * 1000
+            self.status.speed = f"{stats.tokens_per_s:,.0f} tokens/s · first token {first:,.0f} ms"
+        self.refresh_bindings()
+        if event.error:
+            await self.show_error(event.error)
+        elif finished and finished.reason == "context" and answer.conversation is self.conversation:
+            self.offer_room(f"The context is full: {finished.stats.context_size:,} tokens. The answer stops here.")
+
+    def _view(self, answer: Answer) -> MessageView | None:
+        return self.transcript.view_of(answer.node) if answer.node else None
+
+    def _note(self, note: Noted) -> None:
+        self.notify(note.text, severity="warning" if note.level == "warning" else "information", timeout=8)
+
+    async def show_error(self, error: LocalknobsError) -> None:
+        """Say what went wrong and what to do."""
+        if isinstance(error, ContextFull):
+            self.offer_room(f"{error.message}. Nothing was cut.")
+        elif isinstance(error, EngineDied):
+            log = "\n".join(error.log_tail[-4:])
+            await self.transcript.say(
+                f"{error.message}. {error.hint}\nCtrl+R answers again with a fresh engine.\n{log}".rstrip(), error=True
+            )
+        else:
+            await self.transcript.say(str(error), error=True)
+
+    def offer_room(self, title: str) -> None:
+        """Let the user choose what happens when the context is full; nothing is dropped unasked."""
+        size = self.status.context[1]
+        choices = [
+            Choice("new", "Start a new conversation", "this one stays saved"),
+            Choice("larger", f"Load the model again with {2 * size:,} tokens of context", "takes more memory"),
+            Choice("edit", "Shorten the last message", "edit it and send it again"),
+        ]
+        self.app.push_screen(Picker(title, choices), self._make_room)
+
+    async def _make_room(self, choice: str | None) -> None:
+        if choice == "new":
+            await self.run_action("new_chat")
+        elif choice == "larger":
+            self.load_values["n_ctx"] = 2 * self.status.context[1]
+            await self.run_action("reload")
+        elif choice == "edit":
+            last = next((view for view in reversed(self.transcript.views) if view.node.role == "user"), None)
+            if last:
+                last.action_act("edit")
+
+    # ---- other branches -----------------------------------------------------------------------
+
+    async def regenerate(self, node: Node | None = None) -> None:
+        """Answer again: the given message, or the last one of the user's. The old answer stays as a branch."""
+        await self.stop_and_wait()
+        branch = self.conversation.branch()
+        at = branch.index(node) if node in branch else len(branch) - 1
+        while at >= 0 and branch[at].role != "user":
+            at -= 1
+        if at < 0:
+            self.notify("There is nothing to answer yet: write a message first.")
+            return
+        self.conversation.rewind(branch[at].id)
+        await self.show_conversation()
+        self.begin_answer()
+
+    async def replace(self, node: Node, text: str, *, go_on: bool) -> None:
+        """Put an edited text beside a message as a branch of its own, and answer it, or go on with it."""
+        await self.stop_and_wait()
+        self.conversation.rewind(node.parent)
+        added = self.conversation.add(node.role, text)
+        if node.role == "assistant" and not go_on:
+            self.conversation.finish(added, "stopped")
+        await self.show_conversation()
+        if node.role == "user":
+            self.begin_answer()
+        elif go_on:
+            self.begin_answer(continued=added)
+
+    async def show_branch(self, node: Node, direction: int) -> None:
+        """Show the next or previous alternative at a message."""
+        alternatives = self.conversation.siblings(node)
+        if len(alternatives) < 2:
+            self.notify("There is no other branch here; e edits a message into one, r answers again.")
+            return
+        await self.stop_and_wait()
+        chosen = alternatives[(alternatives.index(node) + direction) % len(alternatives)]
+        self.conversation.show(chosen)
+        await self.show_conversation()
+        if view := self.transcript.view_of(chosen):
+            view.focus()
+
+    async def show_conversation(self, *, whole: bool = False) -> None:
+        """Lay out the conversation's shown branch."""
+        await self.transcript.show(self.conversation, self.model_name, whole=whole)
+
+    async def open_conversation(self, conversation: Conversation) -> None:
+        """Go on with another conversation."""
+        await self.stop_and_wait()
+        self.conversation.close()
+        self.conversation = conversation
+        self.status.context = (0, self.status.context[1])
+        self.status.speed = ""
+        await self.show_conversation()
+
+    @property
+    def at_root(self) -> bool:
+        """Whether the conversation is still empty."""
+        return self.conversation.leaf == ROOT
+
+    async def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Show a failure of ours, which no handler foresaw, instead of letting it kill the screen."""
+        if event.state is WorkerState.ERROR:
+            error = event.worker.error
+            await self.show_error(
+                LocalknobsError(f"Unexpected {type(error).__name__} while {event.worker.description}: {error}")
+            )
+            if event.worker.group == "answer":
+                self.answer = None
+                self._ended.set()
+                self.status.activity = ""

@@ -1,0 +1,340 @@
+"""The chat screen: transcript, composer, knobs; every action by key, in the footer and in the command palette."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from localknobs.tui.bridge import ModelFailed, ModelLoaded, ModelLoading
+from localknobs.tui.screens.answering import AnsweringScreen
+from localknobs.tui.screens.dialogs import Dialogs
+from localknobs.tui.widgets.composer import Composer
+from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
+from localknobs.tui.widgets.knob_row import KnobRow
+from localknobs.tui.widgets.message_view import MessageView
+from localknobs.tui.widgets.status_line import StatusLine
+from localknobs.tui.widgets.transcript import Transcript
+from textual import events
+from textual.app import ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.timer import Timer
+from textual.widgets import Footer
+
+from localknobs.engine import LoadSettings
+from localknobs.errors import LocalknobsError
+from localknobs.knobs import Value, defaults
+from localknobs.library import BUILT_IN, find_model
+
+PANEL_NEEDS = 100
+"""Columns from which the panel of knobs is open at the start."""
+CHANGE_PAUSE_S = 0.06
+"""A dragged slider sends its value to the answer being written at most this often; the last one is always sent."""
+
+
+class Action(NamedTuple):
+    """One row of the table that keys, footer, palette and help are made from."""
+
+    key: str
+    name: str
+    label: str
+    help: str
+    in_footer: bool = True
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("f1", "help", "Help", "every key; on a knob, its card"),
+    Action("f2", "knobs", "Knobs", "go to the knobs; once more hides them"),
+    Action("f3", "models", "Models", "chat with another model"),
+    Action("f4", "chats", "Chats", "go on with a saved conversation"),
+    Action("ctrl+n", "new_chat", "New", "start a new conversation"),
+    Action("ctrl+r", "regenerate", "Again", "answer the last message again; the old answer stays as a branch"),
+    Action("escape", "stop", "Stop", "stop the answer being written; else go back to the message box"),
+    Action("f6", "reload", "Reload", "load the model again with the knobs marked ⟳"),
+    Action("f5", "system", "System prompt", "set the system prompt", in_footer=False),
+    Action("f7", "levers", "Levers", "read about the five levers", in_footer=False),
+    Action("f8", "presets", "Presets", "choose a preset", in_footer=False),
+    Action("f9", "save_preset", "Save preset", "save the knobs as a preset of your own", in_footer=False),
+    Action("ctrl+o", "copy_last", "Copy answer", "copy the last answer to the clipboard", in_footer=False),
+)
+
+
+class ChatScreen(Dialogs, AnsweringScreen):
+    """The screen that the program opens with.
+
+    Args:
+        model: Name or path of the model to begin with.
+    """
+
+    CSS_PATH = "chat.tcss"
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (PANEL_NEEDS, "-wide")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(row.key, row.name, row.label, show=row.in_footer, tooltip=row.help) for row in ACTIONS),
+        Binding("tab", "zone(1)", "Next part", show=False),
+        Binding("shift+tab", "zone(-1)", "Previous part", show=False),
+        Binding("question_mark", "help", "Help", show=False),
+        Binding("home", "show_earlier", "Earlier messages", show=False),
+    ]
+
+    def __init__(self, model: str | None = None) -> None:
+        super().__init__()
+        self._first_model = model or BUILT_IN
+        self.load_values = defaults("loading")
+        self._loaded_values = dict(self.load_values)
+        self._changes: dict[str, Value] = {}
+        self._change_timer: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        """Lay out what the first frame shows; the knobs come right after it."""
+        with Horizontal():
+            with Vertical(id="talk"):
+                yield Transcript()
+                yield StatusLine()
+                yield Composer("Write a message. Enter sends, Ctrl+J begins a new line.")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Draw first, then load."""
+        self.query_one(Composer).focus()
+        self.status.activity = "loading the model …"
+        self.call_after_refresh(self._after_first_frame)
+
+    async def _after_first_frame(self) -> None:
+        self.load_model(self._first_model)
+        await self.query_one(Horizontal).mount(KnobPanel({**self.sampler.values, **self.load_values}))
+        self._show_sampler()
+
+    def on_unmount(self) -> None:
+        """End the engine and close the conversation with the screen."""
+        self.bridge.close()
+        self.conversation.close()
+
+    # ---- the model ----------------------------------------------------------------------------
+
+    def load_model(self, name: str) -> None:
+        """Load a model by name or path, in a thread."""
+        try:
+            settings = LoadSettings(model=find_model(name), **self.load_values)  # type: ignore[arg-type]
+        except LocalknobsError as error:
+            self.call_later(self.on_model_failed, ModelFailed(error))
+            return
+        self.model_name = name if name == BUILT_IN else Path(name).stem
+        self._wanted_name = name
+        self.status.activity = f"loading {self.model_name} …"
+        self.run_worker(
+            lambda: self.bridge.load(settings),
+            thread=True,
+            group="load",
+            description="loading the model",
+            exit_on_error=False,
+        )
+
+    def on_model_loading(self, event: ModelLoading) -> None:
+        """Show the progress."""
+        self.status.activity = f"loading {self.model_name} {event.done:.0%}"
+
+    async def on_model_loaded(self, event: ModelLoaded) -> None:
+        """Use the new model: its name, its context, its recommended values; then answer what waited for it."""
+        info = event.info
+        self._loaded_values = dict(self.load_values)
+        self.status.activity = self.status.trouble = ""
+        self.status.model = f"{self.model_name} · {info.description}"
+        self.status.context = (0, info.context_size)
+        self.status.speed = ""
+        self.conversation.model = self._wanted_name
+        self.sampler.with_model(info.recommended)
+        self._show_sampler()
+        for note in info.notes:
+            self.notify(note, timeout=8)
+        self.refresh_bindings()
+        if self._waiting_for_model:
+            self.begin_answer()
+
+    async def on_model_failed(self, event: ModelFailed) -> None:
+        """Say why, and offer another model; the messages written so far stay."""
+        self.status.activity = ""
+        self.status.model = "no model · F3 chooses one"
+        self.status.trouble = "no model is loaded (F3 chooses one)"
+        self._waiting_for_model = False
+        await self.show_error(event.error)
+
+    async def action_reload(self) -> None:
+        """Load the model again with the present loading knobs."""
+        await self.stop_and_wait()
+        self.load_model(self._wanted_name)
+
+    @property
+    def reload_pending(self) -> bool:
+        """Whether a loading knob was turned since the load; the count of threads needs none."""
+        return any(value != self._loaded_values[name] for name, value in self.load_values.items() if name != "threads")
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Show Stop only while an answer is written, and Reload only when a knob waits for it."""
+        if action == "stop":
+            return True if self.answer else None if self.focused is self._composer else True
+        if action == "reload" and self.is_mounted:
+            return self.reload_pending or not self.bridge.ready
+        return True
+
+    # ---- messages -----------------------------------------------------------------------------
+
+    @property
+    def _composer(self) -> Composer | None:
+        found = self.query(Composer)
+        return found.first() if found else None
+
+    async def on_composer_sent(self, event: Composer.Sent) -> None:
+        """Send, unless an answer is still being written."""
+        if self.answer or self._waiting_for_model:
+            self.notify("An answer is still being written. Esc stops it.", severity="warning")
+            return
+        self.query_one(Composer).text = ""
+        try:
+            await self.send(event.text)
+        except LocalknobsError as error:
+            self.query_one(Composer).text = event.text
+            await self.show_error(error)
+
+    def on_composer_went_up(self) -> None:
+        """Go to the last message."""
+        if views := self.transcript.views:
+            views[-1].focus()
+
+    def on_message_view_moved(self, event: MessageView.Moved) -> None:
+        """Go to the message above or below; below the last is the composer."""
+        views = self.transcript.views
+        at = views.index(event.view) + event.direction
+        if at >= len(views):
+            self.query_one(Composer).focus()
+        else:
+            views[max(0, at)].focus()
+
+    async def on_message_view_branch_asked(self, event: MessageView.BranchAsked) -> None:
+        """Show another branch."""
+        await self.show_branch(event.view.node, event.direction)
+
+    async def action_regenerate(self) -> None:
+        """Answer the last message again."""
+        await self.regenerate()
+
+    def action_stop(self) -> None:
+        """Stop the answer, or go back to the composer."""
+        if self.answer:
+            self.status.activity = "stopping …"
+            self.bridge.stop()
+        else:
+            self.query_one(Composer).focus()
+
+    async def action_show_earlier(self) -> None:
+        """Show the whole conversation."""
+        await self.show_conversation(whole=True)
+        self.transcript.scroll_home(animate=False)
+
+    def action_copy_last(self) -> None:
+        """Copy the last answer."""
+        answers = [view.node.text for view in self.transcript.views if view.node.role == "assistant"]
+        if answers:
+            self.app.copy_to_clipboard(answers[-1])
+        self.notify("Copied." if answers else "There is no answer yet.")
+
+    # ---- knobs --------------------------------------------------------------------------------
+
+    def on_knob_row_changed(self, event: KnobRow.Changed) -> None:
+        """Turn a knob: of the answer being written at once, of the load when it is loaded again."""
+        name = event.row.name
+        if name in self.load_values:
+            self.load_values[name] = event.value
+            self.refresh_bindings()
+            if event.row.applies == "reload":
+                self.status.trouble = "F6 loads the model again with the changed ⟳ knobs" if self.reload_pending else ""
+            return
+        self.sampler.set(name, event.value)
+        self._send_changes({name: event.value})
+        self.query_one(KnobPanel).show_preset(self.sampler.preset.name, changed=self.sampler.changed)
+
+    def _send_changes(self, changes: dict[str, Value]) -> None:
+        """Send changes to the answer being written: the first at once, those of a drag gathered."""
+        self._changes.update(changes)
+        if self._change_timer is None:
+            self._flush_changes()
+            self._change_timer = self.set_timer(CHANGE_PAUSE_S, self._end_change_pause)
+
+    def _end_change_pause(self) -> None:
+        self._change_timer = None
+        self._flush_changes()
+
+    def _flush_changes(self) -> None:
+        if self._changes and self.answer:
+            self.bridge.set_sampler(self._changes)
+        self._changes = {}
+
+    def on_knob_row_refused(self, event: KnobRow.Refused) -> None:
+        """Say what is allowed."""
+        self.notify(str(event.error), severity="error", timeout=6)
+
+    def on_preset_row_other(self, event: PresetRow.Other) -> None:
+        """Take the neighbouring preset."""
+        self.use_preset(self.sampler.neighbour(event.direction))
+
+    def use_preset(self, name: str) -> None:
+        """Take a preset, for the answer being written too."""
+        try:
+            self._send_changes(self.sampler.use(name))
+        except LocalknobsError as error:
+            self.notify(str(error), severity="error")
+        self._show_sampler()
+
+    def _show_sampler(self) -> None:
+        for panel in self.query(KnobPanel):
+            standard = {**self.sampler.standard, **defaults("loading")}
+            panel.show_values({**self.sampler.values, **self.load_values}, standard)
+            panel.show_preset(self.sampler.preset.name, changed=self.sampler.changed)
+
+    # ---- parts of the screen ------------------------------------------------------------------
+
+    def action_knobs(self) -> None:
+        """Go to the knobs; hide them when the focus is there already."""
+        if not self.query(KnobPanel):
+            return
+        panel = self.query_one(KnobPanel)
+        if panel.has_focus_within:
+            self.set_class(False, "-knobs")
+            self.set_class(True, "-no-knobs")
+            self.query_one(Composer).focus()
+        else:
+            self.set_class(True, "-knobs")
+            self.set_class(False, "-no-knobs")
+            self.call_after_refresh(panel.focus_row)
+
+    def action_zone(self, direction: int) -> None:
+        """Go round: message box, knobs, messages."""
+        panel = self.query_one(KnobPanel) if self.query(KnobPanel) else None
+        zones: list[Composer | KnobPanel | MessageView] = [self.query_one(Composer)]
+        if panel and panel.display:
+            zones.append(panel)
+        if self.transcript.views:
+            zones.append(self.transcript.views[-1])
+        at = 0
+        if panel and panel.has_focus_within and panel in zones:
+            at = zones.index(panel)
+        elif isinstance(self.focused, MessageView):
+            at = len(zones) - 1
+        chosen = zones[(at + direction) % len(zones)]
+        if isinstance(chosen, KnobPanel):
+            chosen.focus_row()
+        else:
+            chosen.focus()
+
+    def on_descendant_focus(self, _event: events.DescendantFocus) -> None:
+        """The footer shows the keys of what has the focus."""
+        self.refresh_bindings()
+
+    def palette_commands(self) -> Iterator[SystemCommand]:
+        """Yield every action of the table for the command palette."""
+        for row in ACTIONS:
+            if self.check_action(row.name, ()):
+                keys = self.app.get_key_display(Binding(row.key, row.name))
+                yield SystemCommand(
+                    row.label, f"{row.help}  ({keys})", lambda name=row.name: self.call_later(self.run_action, name)
+                )

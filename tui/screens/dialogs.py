@@ -1,0 +1,233 @@
+"""What the chat screen asks in boxes of their own: models, conversations, presets, texts, help."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from localknobs.tui.cards import keys_help, knob_card, lever_cards
+from localknobs.tui.screens.answering import AnsweringScreen
+from localknobs.tui.screens.info import Info
+from localknobs.tui.screens.picker import Choice, ModelPicker, Picker
+from localknobs.tui.screens.text_dialog import TextDialog
+from localknobs.tui.widgets.knob_panel import PresetRow
+from localknobs.tui.widgets.knob_row import KnobRow
+from localknobs.tui.widgets.message_view import MessageView
+
+from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
+from localknobs.errors import LocalknobsError
+from localknobs.knobs import KNOBS
+from localknobs.library import installed_models
+from localknobs.presets import delete_preset, presets
+
+
+class Dialogs(AnsweringScreen):
+    """The actions that open a box."""
+
+    # ---- choosing -----------------------------------------------------------------------------
+
+    def action_models(self) -> None:
+        """Choose a model."""
+        choices = []
+        for entry in installed_models():
+            usable = entry.kind == "model"
+            detail = f"{entry.quant} · {entry.size_bytes / 1e9:,.2f} GB · context {entry.context:,}" if usable else ""
+            detail = entry.trouble or detail or f"{entry.kind}: cannot be chatted with"
+            choices.append(Choice(entry.name, entry.name, detail, usable))
+        note = "GGUF files of the models folder; a path to any other file can be typed and entered."
+        self.app.push_screen(ModelPicker("Models", choices, note=note, chosen=self.model_name), self._model_chosen)
+
+    async def _model_chosen(self, name: str | None) -> None:
+        if name:
+            await self.stop_and_wait()
+            self.load_model(name)
+
+    def load_model(self, name: str) -> None:
+        """Load a model by name or path."""
+        raise NotImplementedError
+
+    def action_chats(self) -> None:
+        """Choose a saved conversation."""
+        choices = []
+        for entry in saved_conversations():
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.changed))
+            detail = f"{when} · {entry.messages} messages" + (" · interrupted" if entry.interrupted else "")
+            choices.append(Choice(str(entry.path), entry.title, detail))
+        if not choices:
+            self.notify("There is no saved conversation yet; every conversation is saved as it is written.")
+            return
+        picker = Picker("Saved conversations", choices, chosen=str(self.conversation.path), deletable=True)
+        self.app.push_screen(picker, self._chat_chosen)
+
+    async def _chat_chosen(self, path: str | None) -> None:
+        if not path:
+            return
+        deleted = path.removeprefix("delete:")
+        if deleted != path:
+            await self._delete_chat(Path(deleted))
+            return
+        if Path(path) == self.conversation.path:
+            return
+        try:
+            conversation = Conversation(Path(path))
+        except LocalknobsError as error:
+            await self.show_error(error)
+        else:
+            await self.open_conversation(conversation)
+
+    async def _delete_chat(self, path: Path) -> None:
+        async def confirmed(choice: str | None) -> None:
+            if choice == "delete":
+                if path == self.conversation.path:
+                    await self.open_conversation(Conversation(model=self.conversation.model))
+                delete_conversation(path)
+            self.action_chats()
+
+        title = Conversation(path).title
+        choices = [Choice("keep", "Keep it"), Choice("delete", "Delete it", "this cannot be undone")]
+        self.app.push_screen(Picker(f"Delete the conversation “{title}”?", choices), confirmed)
+
+    async def action_new_chat(self) -> None:
+        """Start a new conversation."""
+        if not self.at_root:
+            await self.open_conversation(Conversation(model=self.conversation.model))
+
+    def action_presets(self) -> None:
+        """Choose a preset."""
+        known = presets(self.sampler.recommended).values()
+        choices = [Choice(entry.name, entry.name, entry.help) for entry in known]
+        picker = Picker("Presets", choices, chosen=self.sampler.preset.name, deletable=True)
+        self.app.push_screen(picker, self._preset_chosen)
+
+    def _preset_chosen(self, name: str | None) -> None:
+        if name and name.startswith("delete:"):
+            try:
+                delete_preset(name.removeprefix("delete:"))
+            except LocalknobsError as error:
+                self.notify(str(error), severity="error")
+            self.action_presets()
+        elif name:
+            self.use_preset(name)
+
+    def use_preset(self, name: str) -> None:
+        """Take a preset."""
+        raise NotImplementedError
+
+    def on_preset_row_choose(self, _event: PresetRow.Choose) -> None:
+        """Open the list of presets."""
+        self.action_presets()
+
+    # ---- writing ------------------------------------------------------------------------------
+
+    def action_save_preset(self) -> None:
+        """Save the knobs under a name."""
+        note = "Keeps every sampling knob as it is now. Letters, digits, - and _. F8 lists and deletes presets."
+        dialog = TextDialog("Save as preset", note=note, several_lines=False, check=self.sampler.save)
+        self.app.push_screen(dialog, self._preset_saved)
+
+    def _preset_saved(self, name: str | None) -> None:
+        if name:
+            self.notify(f"Saved as the preset {name}.")
+            self.use_preset(name)
+
+    def action_system(self) -> None:
+        """Change the system prompt."""
+
+        def changed(text: str | None) -> None:
+            if text is not None:
+                self.system = text.strip()
+                self.notify(
+                    "The system prompt is used from the next answer on." if self.system else "No system prompt."
+                )
+
+        note = "What the model is told before the conversation. Empty for none."
+        self.app.push_screen(TextDialog("System prompt", self.system, note=note), changed)
+
+    def on_knob_row_opened(self, event: KnobRow.Opened) -> None:
+        """Type a knob's value."""
+        row, value = event.knob_row.row, event.knob_row.value
+
+        def typed(text: str | None) -> None:
+            if text is not None:
+                event.knob_row.take(text)
+
+        note = f"{row.help}\n{row.range_text()}"
+        several_lines = row.kind == "text"
+        dialog = TextDialog(row.label, row.show(value), note=note, several_lines=several_lines, check=row.parse)
+        self.app.push_screen(dialog, typed)
+
+    async def on_message_view_asked(self, event: MessageView.Asked) -> None:
+        """Do what was asked with a message."""
+        node = event.view.node
+        if event.what == "copy":
+            self.app.copy_to_clipboard(node.text)
+            self.notify("Copied.")
+        elif event.what == "regenerate":
+            await self.regenerate(node)
+        elif event.what == "go_on":
+            await self._go_on(node)
+        elif event.what == "edit":
+            self._edit(node)
+
+    async def _go_on(self, node: Node) -> None:
+        if node.role != "assistant" or node.id != self.conversation.leaf:
+            self.notify("Only the last answer can be continued; e edits this one into a branch that goes on.")
+        elif self.answer is None:
+            self.begin_answer(continued=node)
+
+    def _edit(self, node: Node) -> None:
+        async def edited(text: str | None) -> None:
+            if text is not None and text.strip() and (text != node.text or node.role == "assistant"):
+                await self.replace(node, text if node.role == "assistant" else text.strip(), go_on=True)
+
+        if node.role == "user":
+            title, note = "Edit your message", "It is answered anew as a branch; the old one stays (← → on it)."
+        else:
+            title, note = (
+                "Edit the answer",
+                "The model goes on from the end of your text, as a branch; the old one stays.",
+            )
+        self.app.push_screen(TextDialog(title, node.text, note=note), edited)
+
+    def action_save_text(self) -> None:
+        """Write the conversation as Markdown into a file."""
+
+        def named(name: str | None) -> None:
+            if not name:
+                return
+            target = Path(name).expanduser()
+            try:
+                with target.open("x", encoding="utf-8") as file:
+                    file.write(plain_text(self.conversation.branch()))
+            except FileExistsError:
+                self.notify(f"{target} exists already; choose another name.", severity="error")
+            except OSError as error:
+                self.notify(f"{target} cannot be written: {error.strerror}", severity="error")
+            else:
+                self.notify(f"Written to {target}.")
+
+        self.app.push_screen(TextDialog("Save the conversation as Markdown", "chat.md", several_lines=False), named)
+
+    # ---- reading ------------------------------------------------------------------------------
+
+    def action_help(self) -> None:
+        """Show the card of the focused knob, or every key."""
+        focused = self.focused
+        if isinstance(focused, KnobRow):
+            self.app.push_screen(Info(focused.row.label, knob_card(focused.row, focused.value)))
+        else:
+            self.app.push_screen(Info("Help", keys_help(self.key_sections())))
+
+    def key_sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Return the help page's sections: heading, then (key, what it does) pairs."""
+        raise NotImplementedError
+
+    def action_levers(self) -> None:
+        """Show the five levers."""
+        self.app.push_screen(Info("The five levers", lever_cards()))
+
+    def action_knob_card(self, name: str) -> None:
+        """Show one knob's card."""
+        row = KNOBS[name]
+        value = {**self.sampler.values, **self.load_values}[name]
+        self.app.push_screen(Info(row.label, knob_card(row, value)))
