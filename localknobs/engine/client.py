@@ -2,120 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import queue
-import signal
-import subprocess
-import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from localknobs.engine import probe, protocol
+from localknobs.engine import probe
 from localknobs.engine.events import Event, Finished, Message, ModelInfo, Stats
+from localknobs.engine.process import WorkerProcess
+from localknobs.engine.protocol import event_of, values_of
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import EngineDied, LocalknobsError, NotFound
 from localknobs.knobs import Value, check_values
-
-LOG_LINES = 200
-"""Lines of llama.cpp's log that are kept."""
-WORKER_COMMAND = (sys.executable, "-m", "localknobs.engine.worker")
-
-
-class _Worker:
-    """One worker process and the two threads that read from it."""
-
-    def __init__(self) -> None:
-        read_end, write_end = os.pipe()
-        environment = {**os.environ, "LOCALKNOBS_EVENTS_FD": str(write_end), "GGML_NO_BACKTRACE": "1"}
-        self.process = subprocess.Popen(
-            WORKER_COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(write_end,),
-            env=environment,
-            # A group of its own: Ctrl+C in the terminal stops the answer, not the model.
-            start_new_session=True,
-        )
-        os.close(write_end)
-        self.log: deque[str] = deque(maxlen=LOG_LINES)
-        self.messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._send_lock = threading.Lock()
-        self._log_reader = threading.Thread(target=self._read_log, daemon=True)
-        self._log_reader.start()
-        threading.Thread(target=self._read_messages, args=(read_end,), daemon=True).start()
-
-    def _read_log(self) -> None:
-        assert self.process.stderr is not None
-        with contextlib.suppress(OSError, ValueError):
-            for line in self.process.stderr:
-                self.log.append(line.decode("utf-8", "replace").rstrip())
-
-    def _read_messages(self, read_end: int) -> None:
-        with open(read_end, "rb") as pipe:
-            for line in pipe:
-                with contextlib.suppress(ValueError):  # the torn last line of a killed worker
-                    self.messages.put(json.loads(line))
-        self.messages.put(None)
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        """Write one command; a dead worker is noticed by whoever waits for its answer."""
-        assert self.process.stdin is not None
-        with self._send_lock, contextlib.suppress(OSError, ValueError):
-            self.process.stdin.write(protocol.to_line(message))
-            self.process.stdin.flush()
-
-    def receive(self) -> dict[str, Any]:
-        """Return the next message.
-
-        Raises:
-            EngineDied: the worker ended.
-            LocalknobsError: the worker reports an error.
-        """
-        message = self.messages.get()
-        if message is None:
-            raise self.death()
-        if "error" in message:
-            raise protocol.error_of(message)
-        return message
-
-    def death(self) -> EngineDied:
-        """Return the error that says how the worker ended."""
-        code = self.process.wait()
-        self._log_reader.join(timeout=1.0)
-        if code < 0:
-            how = f"was ended by signal {signal.Signals(-code).name}"
-            hint = (
-                "The system may have run out of memory: use a smaller model or context."
-                if -code == signal.SIGKILL
-                else "The last log lines tell more."
-            )
-        else:
-            how, hint = f"ended with code {code}", "The last log lines tell more."
-        return EngineDied(f"The engine {how}", hint, log_tail=tuple(self.log)[-20:])
-
-    def end(self) -> None:
-        """Close the pipe, wait a moment, then kill."""
-        with contextlib.suppress(OSError):
-            if self.process.stdin:
-                self.process.stdin.close()
-        try:
-            self.process.wait(timeout=2.0)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def kill(self) -> None:
-        """End the worker at once."""
-        self.process.kill()
-        self.process.wait()
 
 
 class Engine:
@@ -133,9 +33,13 @@ class Engine:
     def __init__(self, settings: LoadSettings, on_progress: Callable[[float], None] | None = None) -> None:
         self.settings = settings
         self.stats = Stats()
-        self._worker: _Worker | None = None
+        self._worker: WorkerProcess | None = None
         self._answering = threading.Lock()
+        self._changing_worker = threading.Lock()
+        self._stop_asked = threading.Event()
         self._closed = False
+        # A worker whose engine was forgotten must not stay behind; replaced with every new worker.
+        self._finalizer: weakref.finalize[[], Engine] | None = None
         self.info = self._start(on_progress)
 
     def stream(
@@ -163,36 +67,44 @@ class Engine:
     def _stream(
         self, messages: Sequence[Message] | str, values: Mapping[str, Value], continue_last: bool
     ) -> Iterator[Event]:
-        if not self._answering.acquire(blocking=False):
-            raise LocalknobsError("An answer is being written already", "Stop it first, or wait.")
+        self._begin_turn()
         finished = False
-        worker: _Worker | None = None
+        worker: WorkerProcess | None = None
+        self._stop_asked.clear()
         try:
             worker = self._living_worker()
             worker.send({"do": "answer", **_what(messages), "values": values, "continue_last": continue_last})
+            if self._stop_asked.is_set():  # asked while a new worker was loading
+                worker.send({"do": "stop"})
             while not finished:
-                message = worker.receive()
-                if "event" not in message:
-                    continue  # `begun`
-                event = protocol.event_of(message)
+                event = event_of(worker.receive())
                 if isinstance(event, Finished):
                     self.stats = event.stats
                     finished = True
                 yield event
-        except LocalknobsError:
+        except LocalknobsError as error:
             finished = True
+            if self._closed and isinstance(error, EngineDied):
+                raise LocalknobsError("The model was closed while it answered", "Load it again.") from None
             raise
         finally:
-            if not finished and worker:
-                self._drain(worker)
-            self._answering.release()
+            try:
+                if not finished and worker:
+                    self._drain(worker)
+            finally:
+                self._answering.release()
 
-    def _drain(self, worker: _Worker) -> None:
+    def _drain(self, worker: WorkerProcess) -> None:
         """Stop an answer nobody reads any more, and read to its end."""
         worker.send({"do": "stop"})
-        with contextlib.suppress(LocalknobsError):
-            while worker.receive().get("event") != Finished.__name__:
+        try:
+            while worker.receive()["event"] != Finished.__name__:
                 pass
+        except LocalknobsError:
+            pass  # an error ends an answer too
+        except BaseException:
+            worker.kill()  # a second Ctrl+C: what is left of the old answer must not get into the next
+            raise
 
     def set_sampler(self, changes: Mapping[str, Value]) -> None:
         """Change sampling knobs of the answer being written, from its next token on; without one, nothing happens.
@@ -205,7 +117,8 @@ class Engine:
             worker.send({"do": "change", "values": checked})
 
     def stop(self) -> None:
-        """End the answer being written after the present token."""
+        """End the answer being written after the present token; without one, nothing happens."""
+        self._stop_asked.set()
         if worker := self._worker:
             worker.send({"do": "stop"})
 
@@ -219,14 +132,23 @@ class Engine:
         self.settings = replace(self.settings, threads=threads)
 
     def _ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        if not self._answering.acquire(blocking=False):
-            raise LocalknobsError("An answer is being written", "Stop it first, or wait.")
+        self._begin_turn()
         try:
             worker = self._living_worker()
             worker.send(command)
-            return worker.receive()
+            try:
+                return worker.receive()
+            except LocalknobsError:
+                raise
+            except BaseException:
+                worker.kill()  # Ctrl+C: the reply must not be taken for that of the next command
+                raise
         finally:
             self._answering.release()
+
+    def _begin_turn(self) -> None:
+        if not self._answering.acquire(blocking=False):
+            raise LocalknobsError("An answer is being written already", "Stop it first, or wait.")
 
     @property
     def log(self) -> tuple[str, ...]:
@@ -234,9 +156,13 @@ class Engine:
         return tuple(self._worker.log) if self._worker else ()
 
     def close(self) -> None:
-        """End the worker and free the model; may be called twice and from any thread."""
-        self._closed = True
-        worker, self._worker = self._worker, None
+        """End the worker and free the model; may be called twice and from any thread.
+
+        An answer being written in another thread ends as if stopped.
+        """
+        with self._changing_worker:
+            self._closed = True
+            worker, self._worker = self._worker, None
         if worker:
             worker.send({"do": "stop"})
             worker.end()
@@ -249,13 +175,14 @@ class Engine:
     ) -> None:
         self.close()
 
-    def _living_worker(self) -> _Worker:
-        if self._closed:
-            raise LocalknobsError("The model was closed", "Load it again.")
-        if self._worker is None or self._worker.process.poll() is not None:
+    def _living_worker(self) -> WorkerProcess:
+        worker = self._worker
+        if not self._closed and (worker is None or worker.process.poll() is not None):
             self.info = self._start(None)
-        assert self._worker is not None
-        return self._worker
+            worker = self._worker
+        if worker is None or self._closed:
+            raise LocalknobsError("The model was closed", "Load it again.")
+        return worker
 
     def _start(self, on_progress: Callable[[float], None] | None) -> ModelInfo:
         """Start a worker and load; once more without the extra CPU buffers when they crash it."""
@@ -271,7 +198,7 @@ class Engine:
             if not extra or wished is not None:
                 raise died.error from None
             info = self._load(False, on_progress)
-            probe.remember_broken()
+            probe.remember_broken()  # only now: what fails without them too is not their fault
             note = (
                 "llama.cpp's extra CPU buffers crash on this machine, so models are loaded without them; "
                 "prompts are read more slowly."
@@ -279,9 +206,7 @@ class Engine:
             return replace(info, notes=(*info.notes, note))
 
     def _load(self, extra: bool, on_progress: Callable[[float], None] | None) -> ModelInfo:
-        worker = self._worker = _Worker()
-        # A worker whose engine was forgotten must not stay behind.
-        weakref.finalize(self, worker.kill)
+        worker = self._new_worker()
         fields = {name: getattr(self.settings, name) for name in LoadSettings.__slots__}
         worker.send({"do": "load", "settings": {**fields, "model": str(self.settings.model)}, "use_extra_bufts": extra})
         probing = False
@@ -290,19 +215,33 @@ class Engine:
                 message = worker.receive()
                 if "loaded" in message:
                     loaded = message["loaded"]
-                    loaded["recommended"] = protocol.values_of(loaded["recommended"])
+                    loaded["recommended"] = values_of(loaded["recommended"])
                     return ModelInfo(**{**loaded, "notes": tuple(loaded["notes"]), "devices": tuple(loaded["devices"])})
                 if "probing" in message:
                     probing = True
                 elif on_progress and "progress" in message:
                     on_progress(message["progress"])
         except EngineDied as died:
-            if probing:
+            if probing and not worker.was_killed_from_outside():
                 raise _ProbeDied(died) from None
             raise
         except BaseException:
             worker.kill()
             raise
+
+    def _new_worker(self) -> WorkerProcess:
+        worker = WorkerProcess()
+        with self._changing_worker:
+            if not self._closed:
+                if self._worker:
+                    self._worker.kill()  # dead already: closes its pipes
+                self._worker = worker
+                if self._finalizer:
+                    self._finalizer.detach()
+                self._finalizer = weakref.finalize(self, worker.kill)
+                return worker
+        worker.kill()
+        raise LocalknobsError("The model was closed", "Load it again.")
 
 
 class _ProbeDied(Exception):

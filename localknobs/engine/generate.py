@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import cast
 
 import llama_cpp as lib
 
+from localknobs.engine.controls import Controls
 from localknobs.engine.events import (
     Event,
     Finished,
@@ -22,25 +21,17 @@ from localknobs.engine.events import (
     TextArrived,
 )
 from localknobs.engine.llama import ABORTED, NO_CACHE_SLOT, LoadedModel
-from localknobs.engine.sampling import Sampler
+from localknobs.engine.sampling import NOTHING_ALLOWED, Sampler
 from localknobs.engine.templates import Prompt
 from localknobs.engine.text import TextAssembler
 from localknobs.engine.threads import ThreadTuner
 from localknobs.errors import BadValue, ContextFull, LocalknobsError
-from localknobs.knobs import Value
+from localknobs.knobs import KNOBS, Value
 
 FLUSH_S = 0.016
 """Text is sent at most this often: a screen draws no faster, and every message costs time."""
 PROMPT_PIECE_S = 0.5
 """Aimed-at time of one call while a prompt is read, so that it can be stopped and shows progress."""
-
-
-@dataclass(slots=True)
-class Controls:
-    """What other threads may ask of the answer being written."""
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    changes: deque[dict[str, Value]] = field(default_factory=deque)
 
 
 class Generator:
@@ -61,23 +52,29 @@ class Generator:
         send: Callable[[Event], None],
     ) -> None:
         self.model = model
-        self.controls = Controls()
+        self._controls = Controls()
         self._tuners = tuners
         self._threads = threads
         self._send = send
         self._cached: list[int] = []
         # Called between operations of the graph while a prompt is read (CPU only).
-        self._abort = lib.ggml_abort_callback(lambda _data: self.controls.stop.is_set())
+        self._abort = lib.ggml_abort_callback(lambda _data: self._controls.stop.is_set())
         self._use_tuned_threads()
 
-    def answer(self, prompt: Prompt, values: Mapping[str, Value]) -> None:
+    def answer(self, prompt: Prompt, values: Mapping[str, Value], controls: Controls, began: float) -> None:
         """Write one answer and send its events, `Finished` last.
+
+        Args:
+            prompt: What is read before the first token is drawn.
+            values: Complete sampling values.
+            controls: How it is stopped and changed.
+            began: `perf_counter` when the question came.
 
         Raises:
             ContextFull: the prompt does not fit; nothing was cut.
             BadValue: the grammar or the logit bias is wrong for this model.
         """
-        began = perf_counter()
+        self._controls = controls
         tokens = prompt.tokens or [max(0, self.model.begin_token)]
         if len(tokens) >= self.model.context_size:
             raise ContextFull(
@@ -126,7 +123,7 @@ class Generator:
                 began = perf_counter()
                 code = self.model.decode(piece)
                 seconds = perf_counter() - began
-                if code == ABORTED or self.controls.stop.is_set():
+                if code == ABORTED or self._controls.stop.is_set():
                     # Whole micro-batches may have been done before the stop.
                     self._cached = tokens[: self.model.tokens_in_cache()]
                     return False
@@ -149,7 +146,7 @@ class Generator:
         self, sampler: Sampler, text: TextAssembler, template_stops: tuple[str, ...], counts: _Counts
     ) -> FinishReason:
         """Draw and decode until something ends the answer; return what did."""
-        model, controls, cached = self.model, self.controls, self._cached
+        model, controls, cached = self.model, self._controls, self._cached
         limit = int(cast(int, sampler.values["n_predict"]))
         pending: list[str] = []
         sent = 0.0
@@ -164,11 +161,16 @@ class Generator:
             if counts.generated == 0:
                 counts.first_token_s = now - counts.began
                 writing = now
-            if model.ends_generation(token):
+            if token == NOTHING_ALLOWED:
+                self._send(Noted("The answer ends here: the grammar allows no token this model has.", "warning"))
+                reason = "end"
+                break
+            data = model.piece(token)
+            if data is None:
                 reason = "end"
                 break
             counts.generated += 1
-            piece = text.push(model.piece(token))
+            piece = text.push(data)
             if piece:
                 pending.append(piece)
             counts.tokens_per_s = (counts.generated - 1) / (now - writing) if now > writing else 0.0
@@ -204,9 +206,14 @@ class Generator:
     ) -> int:
         """Use the sampler values that came since the last token; return the new limit of tokens."""
         merged: dict[str, Value] = {}
-        while self.controls.changes:
-            merged.update(self.controls.changes.popleft())
-        different = {name: value for name, value in merged.items() if sampler.values[name] != value}
+        while self._controls.changes:
+            merged.update(self._controls.changes.popleft())
+        # What its row says takes effect at the next answer is not of this one: the seed, the grammar.
+        different = {
+            name: value
+            for name, value in merged.items()
+            if KNOBS[name].applies == "next token" and sampler.values.get(name, value) != value
+        }
         if different:
             try:
                 sampler.change(different)
@@ -214,7 +221,7 @@ class Generator:
                 self._send(Noted(str(error), "warning"))
             else:
                 text.set_stops((*cast("tuple[str, ...]", sampler.values["stop"]), *template_stops))
-                self._send(SamplerChanged(counts.generated, text.length, different))
+                self._send(SamplerChanged(counts.generated, text.written, different))
         return int(cast(int, sampler.values["n_predict"]))
 
     def _flush(self, pending: list[str], counts: _Counts) -> None:

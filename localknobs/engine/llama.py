@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,16 +26,35 @@ NO_CACHE_SLOT = 1
 _kept_callbacks: list[Any] = []  # a collected CFUNCTYPE object that C still calls is a crash
 
 
+_DEBUG, _CONTINUED = 1, 5  # ggml_log_level of ggml.h
+_WEIGHT_BUFFER = re.compile(rb"(\S+) model buffer size")
+_weight_buffers: list[str] = []
+"""Names of the buffers that hold weights, which only the log tells."""
+
+
 def send_log_to_stderr() -> None:
     """Write llama.cpp's log, undecoded, to file descriptor 2, where the parent collects it."""
 
+    shown = [_DEBUG]  # level of the line that a continuation belongs to
+
     @lib.llama_log_callback  # type: ignore[untyped-decorator,unused-ignore]
     def write(level: int, text: bytes, user_data: Any) -> None:
-        if level != 4:  # debug lines
+        if level == _CONTINUED:
+            level = shown[0]
+        shown[0] = level
+        if level != _DEBUG:
             os.write(2, text)
+            if found := _WEIGHT_BUFFER.search(text):
+                _weight_buffers.append(found[1].decode("utf-8", "replace"))
 
     _kept_callbacks.append(write)
     lib.llama_log_set(write, ctypes.c_void_p(0))
+
+
+def _device_of(buffer: str) -> str:
+    """Return the device of a buffer: `CUDA0` is one; `CPU_Mapped`, `CPU_REPACK`, `CUDA_Host` are the processor's."""
+    name = buffer.removesuffix("_Mapped").removesuffix("_Private")
+    return "CPU" if name.startswith("CPU") or name.endswith("_Host") else name
 
 
 class LoadedModel:
@@ -93,8 +113,11 @@ class LoadedModel:
         self.context_size: int = lib.llama_n_ctx(self.context)
         self.batch_size: int = lib.llama_n_batch(self.context)
         self.memory: Any = lib.llama_get_memory(self.context)
+        self.suppressed_tokens = self._suppressed()
+        self.devices = tuple(dict.fromkeys(map(_device_of, _weight_buffers)))
         self._one = (lib.llama_token * 1)()
-        self._pieces: dict[int, bytes] = {}
+        self._batch_of_one = lib.llama_batch_get_one(self._one, 1)
+        self._pieces: dict[int, bytes | None] = {}
         self._buffer = ctypes.create_string_buffer(256)
 
     def decode(self, tokens: Sequence[int]) -> int:
@@ -108,9 +131,15 @@ class LoadedModel:
         """
         if len(tokens) == 1:
             self._one[0] = tokens[0]
-            return int(lib.llama_decode(self.context, lib.llama_batch_get_one(self._one, 1)))
+            return int(lib.llama_decode(self.context, self._batch_of_one))
         array = (lib.llama_token * len(tokens))(*tokens)
         return int(lib.llama_decode(self.context, lib.llama_batch_get_one(array, len(tokens))))
+
+    def _suppressed(self) -> tuple[int, ...]:
+        """Return the tokens that the file says must never be drawn."""
+        count = ctypes.c_int32(0)
+        tokens = lib.llama_vocab_get_suppress_tokens(self.vocabulary, ctypes.byref(count))
+        return tuple(int(tokens[index]) for index in range(count.value))
 
     def keep(self, count: int) -> bool:
         """Drop everything after the first `count` tokens from the cache; False where the model cannot."""
@@ -135,20 +164,20 @@ class LoadedModel:
                 return list(array[:count])
             room = -count
 
-    def piece(self, token: int) -> bytes:
-        """Return the bytes a token stands for; a control token stands for none."""
-        known = self._pieces.get(token)
-        if known is None:
-            count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, len(self._buffer), 0, False)
-            if count < 0:
-                self._buffer = ctypes.create_string_buffer(-count)
-                count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, -count, 0, False)
-            known = self._pieces[token] = self._buffer.raw[:count]
-        return known
+    def piece(self, token: int) -> bytes | None:
+        """Return the bytes a token stands for, none for a control token; None when it ends the answer."""
+        try:
+            return self._pieces[token]
+        except KeyError:
+            ends = lib.llama_vocab_is_eog(self.vocabulary, token)
+            return self._pieces.setdefault(token, None if ends else self._read_piece(token))
 
-    def ends_generation(self, token: int) -> bool:
-        """Whether the model says with this token that it is done."""
-        return bool(lib.llama_vocab_is_eog(self.vocabulary, token))
+    def _read_piece(self, token: int) -> bytes:
+        count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, len(self._buffer), 0, False)
+        if count < 0:
+            self._buffer = ctypes.create_string_buffer(-count)
+            count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, -count, 0, False)
+        return self._buffer.raw[:count]
 
     def token_text(self, token: int) -> str:
         """Return how the vocabulary spells a token; empty for none (a negative number)."""
@@ -159,11 +188,25 @@ class LoadedModel:
         """The begin token that every text must start with; -1 where the model wants none."""
         return int(lib.llama_vocab_bos(self.vocabulary)) if lib.llama_vocab_get_add_bos(self.vocabulary) else -1
 
-    def control_texts(self) -> tuple[str, ...]:
-        """Return the spellings of all control tokens, longest first: what a user's text must not become."""
-        is_control, vocabulary = lib.llama_vocab_is_control, self.vocabulary
-        texts = {self.token_text(token) for token in range(self.vocabulary_size) if is_control(vocabulary, token)}
-        return tuple(sorted((text for text in texts if text), key=len, reverse=True))
+    def reserved_texts(self, template: str | None) -> tuple[set[str], set[str]]:
+        """Return the spellings that a user's text must not become, as control texts and added texts.
+
+        Control texts are those of control tokens and the unknown token, which llama.cpp reads only where
+        it is told to. Added texts are those of other added tokens that the template writes (some files
+        list `<start_of_turn>` as such), which llama.cpp reads everywhere.
+        """
+        reserved = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        control, added = set(), set()
+        for token in range(self.vocabulary_size):
+            attributes = lib.llama_vocab_get_attr(self.vocabulary, token)
+            if attributes & reserved:
+                control.add(self.token_text(token))
+            elif attributes & lib.LLAMA_TOKEN_ATTR_USER_DEFINED and template:
+                text = self.token_text(token)
+                # Runs of spaces and the like are added tokens too, and harmless.
+                if len(text) > 2 and any(map(str.isalpha, text)) and text in template:
+                    added.add(text)
+        return control - {""}, added
 
     def metadata(self, key: str) -> str | None:
         """Return a value of the file's header as text, None when there is none."""

@@ -37,14 +37,19 @@ def _file() -> Path:
     return cache_folder() / "extra_buffers.json"
 
 
+def _broken() -> list[str]:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        return [str(key) for key in json.loads(_file().read_text(encoding="utf-8"))["broken"]]
+    return []
+
+
 def extra_buffers_work() -> bool:
     """Return False when they crashed here before with this build, else True: the load itself will tell."""
-    with contextlib.suppress(OSError, ValueError):
-        return _machine() not in json.loads(_file().read_text(encoding="utf-8"))["broken"]
-    return True
+    return _machine() not in _broken()
 
 
 def remember_broken() -> None:
     """Note that they crash on this machine with this build; a cache that cannot be written costs only time."""
+    keys = sorted({*_broken(), _machine()})  # a home folder may serve several machines
     with contextlib.suppress(OSError), written_whole(_file()) as file:
-        file.write_text(json.dumps({"broken": [_machine()]}), encoding="utf-8")
+        file.write_text(json.dumps({"broken": keys}), encoding="utf-8")

@@ -57,7 +57,8 @@ def values_of(plain: Mapping[str, Any]) -> dict[str, Value]:
 def error_line(error: errors.LocalknobsError) -> bytes:
     """Return the line of an error."""
     extra = {name: value for name, value in vars(error).items() if name.endswith(("_bytes", "_tokens"))}
-    return to_line({"error": type(error).__name__, "message": error.message, "hint": error.hint, "extra": extra})
+    known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
+    return to_line({"error": known, "message": error.message, "hint": error.hint, "extra": extra})
 
 
 def error_of(message: dict[str, Any]) -> errors.LocalknobsError:

@@ -21,6 +21,11 @@ class TextAssembler:
         self.stopped = False
         self.length = 0  # characters given out so far
 
+    @property
+    def written(self) -> int:
+        """Characters so far, those held back included."""
+        return self.length + len(self._held)
+
     def push(self, data: bytes) -> str:
         """Take the bytes of one token; return what may be shown now. Sets `stopped` at a stop string."""
         return self._release(self._decoder.decode(data))

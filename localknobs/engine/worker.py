@@ -1,7 +1,7 @@
 """The process that holds one model: `python -m localknobs.engine.worker`; started by `client.py`.
 
-Standard input brings commands, one JSON object a line; the file descriptor named by `LOCALKNOBS_EVENTS_FD`
-takes the answers. Everything llama.cpp prints goes to standard error, which the parent collects.
+Standard input brings commands, one JSON object a line; standard output takes the answers. Everything
+that llama.cpp or a library prints goes to standard error, which the parent collects.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
+from time import perf_counter, sleep
 from typing import Any
 
 from localknobs.engine import protocol
+from localknobs.engine.controls import Controls
 from localknobs.engine.events import Event, ModelInfo
 from localknobs.engine.settings import LoadSettings
 from localknobs.engine.templates import ChatTemplate, Prompt, TemplateRenderer
@@ -25,6 +28,9 @@ from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.hardware import logical_cores, physical_cores
 from localknobs.knobs import check_values, defaults
+
+LAST_S = 1.5
+"""Time an answer has to come to its end when the parent closes the pipe; the parent waits a little longer."""
 
 
 class Worker:
@@ -36,7 +42,6 @@ class Worker:
         self._commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._renderer = TemplateRenderer()
         self._generator: Any = None
-        self._model: Any = None
         self._template: ChatTemplate | None = None
 
     def run(self) -> None:
@@ -54,36 +59,37 @@ class Worker:
                     )
                 )
         self._renderer.close()
-        if self._model:
-            self._model.close()
 
     def _listen(self) -> None:
-        """Take commands; what concerns the answer being written takes effect at once."""
-        for line in sys.stdin.buffer:
-            command = json.loads(line)
-            generator = self._generator
-            if command["do"] == "stop":
-                if generator:
-                    generator.controls.stop.set()
-            elif command["do"] == "change":
-                if generator:
-                    generator.controls.changes.append(protocol.values_of(command["values"]))
-            else:
-                self._commands.put(command)
-        if self._generator:
-            self._generator.controls.stop.set()
-        self._commands.put(None)
+        """Take commands; what concerns the answer being written, or the last one waiting, takes effect at once."""
+        controls = Controls()
+        try:
+            for line in sys.stdin.buffer:
+                command = json.loads(line)
+                if command["do"] == "stop":
+                    controls.stop.set()
+                elif command["do"] == "change":
+                    controls.changes.append(protocol.values_of(command["values"]))
+                else:
+                    if command["do"] == "answer":
+                        # Made here, not where the answer begins: a stop that follows at once must not be lost.
+                        controls = command["controls"] = Controls()
+                    self._commands.put(command)
+        finally:
+            controls.stop.set()
+            self._commands.put(None)
+            # The parent closed the model or died. What cannot be interrupted (a load, a long batch on a GPU)
+            # gets no more time than this; nothing here needs saving.
+            sleep(LAST_S)
+            os._exit(0)
 
     def _do(self, command: dict[str, Any]) -> None:
         if command["do"] == "load":
             self._load(command)
         elif command["do"] == "answer":
+            began = perf_counter()
             values = {**defaults("sampling"), **check_values(protocol.values_of(command["values"]))}
-            self._generator.controls.stop.clear()
-            self._generator.controls.changes.clear()
-            # The parent may stop or change the answer from here on.
-            self._write(protocol.to_line({"begun": True}))
-            self._generator.answer(self._prompt(command), values)
+            self._generator.answer(self._prompt(command), values, command["controls"], began)
         elif command["do"] == "count":
             self._write(protocol.to_line({"count": len(self._prompt(command).tokens)}))
         elif command["do"] == "threads":
@@ -113,16 +119,16 @@ class Worker:
         tuners, threads = self._threads(settings.threads)
         model = llama.LoadedModel(settings, plan.size, threads, bool(command["use_extra_bufts"]), self._progress)
         self._probe(model)
-        self._model = model
         self._generator = generate.Generator(model, tuners, threads, self._send)
-        begin = model.begin_token
+        control_texts, added_texts = model.reserved_texts(model.chat_template())
         self._template = ChatTemplate(
             model.chat_template(),
             tokenize=model.tokenize,
-            control_texts=model.control_texts(),
+            control_texts=control_texts,
+            added_texts=added_texts,
             begin=model.token_text(int(llama.lib.llama_vocab_bos(model.vocabulary))),
             end=model.token_text(int(llama.lib.llama_vocab_eos(model.vocabulary))),
-            begin_token=begin,
+            begin_token=model.begin_token,
             renderer=self._renderer,
         )
         info = ModelInfo(
@@ -138,6 +144,7 @@ class Worker:
             chat_template=model.chat_template(),
             recommended=header.sampling,
             system_info=llama.lib.llama_print_system_info().decode("utf-8", "replace").strip(),
+            devices=model.devices,
             notes=plan.notes,
         )
         self._write(protocol.to_line({"loaded": {name: getattr(info, name) for name in ModelInfo.__slots__}}))
@@ -151,7 +158,7 @@ class Worker:
         code = model.decode([token, token])
         best = llama.lib.llama_get_logits_ith(model.context, -1)
         if code or not math.isfinite(best[0]):
-            os.kill(os.getpid(), signal.SIGABRT)  # as bad as a crash: the numbers are no numbers
+            os.abort()  # as bad as a crash: the numbers are no numbers
         model.clear()
 
     @staticmethod
@@ -177,15 +184,20 @@ class Worker:
 
 def main() -> None:
     """Serve the parent; whatever prints to standard output lands in the log instead."""
-    out = int(os.environ["LOCALKNOBS_EVENTS_FD"])
-    os.set_inheritable(out, False)
+    out = os.dup(1)  # not inheritable: no child holds the pipe open
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's business
+    code = 0
     try:
         Worker(out).run()
     except BrokenPipeError:
-        os._exit(0)  # the parent is gone
-    os._exit(0)  # without C++ destructors, which can hang on a busy device
+        pass  # the parent is gone
+    except BaseException:
+        traceback.print_exc()  # into the log; the parent shows its last lines
+        code = 1
+    # Without C++ destructors, which can hang on a busy device, and without joining the listening thread.
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
