@@ -161,10 +161,10 @@ def _read(file: Path) -> Preset:
         values = check_values(content)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadFile(f"{file} is not TOML: {error}", "Mend or delete it.") from None
+    except LocalknobsError as error:  # before OSError, which an unknown knob's error is as well
+        raise BadFile(f"{file}: {error.message}", error.hint) from None
     except OSError as error:
         raise BadFile(f"{file} cannot be read: {error.strerror}", "Check its permissions.") from None
-    except LocalknobsError as error:
-        raise BadFile(f"{file}: {error.message}", error.hint) from None
     standard = {name: value for name, value in defaults("sampling").items() if name not in NOT_SAVED}
     return Preset(
         file.stem,
