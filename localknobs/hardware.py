@@ -44,7 +44,7 @@ def _number_in(paths: tuple[str, ...]) -> int:
 
 
 def _meminfo(key: str) -> int:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path(_MEMINFO).read_text(encoding="ascii").splitlines():
             if line.startswith(key + ":"):
                 return int(line.split()[1]) * 1024
@@ -160,7 +160,9 @@ def _nvidia_cards() -> list[GraphicsCard]:
         return []
     cards = []
     for line in listed.stdout.splitlines():
-        name, _, memory = line.rpartition(",")
+        name, comma, memory = line.rpartition(",")
+        if not comma:
+            continue
         cards.append(GraphicsCard(name.strip(), "nvidia", int(memory) * 2**20 if memory.strip().isdigit() else 0))
     return cards
 
