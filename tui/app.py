@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from localknobs.tui.screens.chat import ChatScreen
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
 from localknobs import preferences
 from localknobs.errors import LocalknobsError
+from localknobs.tui.screens.chat import ChatScreen
 
 
 class LocalknobsApp(App[None]):
@@ -21,7 +21,7 @@ class LocalknobsApp(App[None]):
 
     TITLE = "localknobs"
     ENABLE_COMMAND_PALETTE = True
-    CSS = "ToastRack { margin-bottom: 4; }"
+    CSS_PATH = "screens/chat.tcss"  # a default screen's own CSS_PATH is not read
 
     def __init__(self, model: str | None = None) -> None:
         super().__init__()

@@ -10,29 +10,25 @@ from localknobs.knobs.levers import LEVERS
 
 def knob_card(row: Knob, value: Value) -> str:
     """Return a knob's card: what it does, its range, when it acts, its price, how it fails, where it is from."""
-    lines = [
-        f"{row.help}",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| **Now** | {_cell(row.show(value) or 'none')} |",
-        f"| **Default** | {_cell(row.show(row.default) or 'none')} |",
-        f"| **Allowed** | {_cell(row.range_text())} |",
-        f"| **Takes effect** | at the {row.applies} |",
-        f"| **Price** | {_cell(row.cost)} |",
+    facts = [
+        ("Now", row.show(value) or "none"),
+        ("Default", row.show(row.default) or "none"),
+        ("Allowed", row.range_text()),
+        ("Takes effect", f"at the {row.applies}"),
+        ("Price", row.cost),
+        ("How it fails", row.fails),
+        ("Flag", " ".join(row.flags)),
+        ("Source", row.source),
     ]
-    if row.fails:
-        lines.append(f"| **How it fails** | {_cell(row.fails)} |")
-    lines += [f"| **Flag** | `{' '.join(row.flags)}` |", f"| **Source** | {_cell(row.source)} |"]
-    return "\n".join(lines)
+    return f"{row.help}\n\n" + "\n".join(f"- **{name}:** {_plain(text)}" for name, text in facts if text)
 
 
 def lever_cards() -> str:
     """Return the five levers with the four questions of each."""
     parts = []
     for card in LEVERS:
-        parts.append(f"## {card.title}\n\n{card.summary}\n\n| | |\n|---|---|")
-        parts[-1] += "".join(f"\n| **{question}** | {_cell(answer)} |" for question, answer in card.boxes)
+        boxes = "\n".join(f"- **{question}:** {answer}" for question, answer in card.boxes)
+        parts.append(f"## {card.title}\n\n{card.summary}\n\n{boxes}\n\nSources: {', '.join(card.sources)}")
     return "\n\n".join(parts)
 
 
@@ -44,10 +40,13 @@ def keys_help(sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> str:
     """
     parts = []
     for heading, rows in sections:
-        parts.append(f"### {heading}\n\n| Key | |\n|---|---|")
-        parts[-1] += "".join(f"\n| {_cell(key)} | {_cell(what)} |" for key, what in rows)
+        lines = "\n".join(f"- **{key}**  {what}" for key, what in rows)
+        parts.append(f"### {heading}\n\n{lines}")
     return "\n\n".join(parts)
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", "⏎")
+def _plain(text: str) -> str:
+    """Return a text that Markdown leaves as it is."""
+    for sign in "\\`*_[]<>":
+        text = text.replace(sign, "\\" + sign)
+    return text.replace("\n", "⏎")

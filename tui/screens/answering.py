@@ -5,11 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 
-from localknobs.tui.bridge import Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed
-from localknobs.tui.screens.picker import Choice, Picker
-from localknobs.tui.widgets.message_view import MessageView
-from localknobs.tui.widgets.status_line import StatusLine
-from localknobs.tui.widgets.transcript import Transcript
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
@@ -18,6 +13,11 @@ from localknobs.engine import Noted, SamplerChanged
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
 from localknobs.knobs import Value
 from localknobs.sampler_state import SamplerState
+from localknobs.tui.bridge import Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed
+from localknobs.tui.screens.picker import Choice, Picker
+from localknobs.tui.widgets.message_view import MessageView
+from localknobs.tui.widgets.status_line import StatusLine
+from localknobs.tui.widgets.transcript import Transcript
 
 
 class AnsweringScreen(Screen[None]):
@@ -106,7 +106,7 @@ class AnsweringScreen(Screen[None]):
         if answer.node is None:
             answer.node = answer.conversation.add("assistant", "")
             if answer.conversation is self.conversation:
-                await self.transcript.add(self.conversation, answer.node, self.model_name)
+                await self.transcript.add(self.conversation, answer.node, self.model_name, growing=True)
         view = self._view(answer)
         for piece in event.pieces:
             if isinstance(piece, str):
@@ -142,7 +142,7 @@ class AnsweringScreen(Screen[None]):
             stats = finished.stats
             self.status.context = (stats.context_used, stats.context_size)
             first = stats.time_to_first_token_s * 1000
-            self.status.speed = f"{stats.tokens_per_s:,.0f} tokens/s · first token {first:,.0f} ms"
+            self.status.speed = f"{stats.tokens_per_s:,.0f} tokens/s · first after {first:,.0f} ms"
         self.refresh_bindings()
         if event.error:
             await self.show_error(event.error)

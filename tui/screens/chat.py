@@ -6,15 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from localknobs.tui.bridge import ModelFailed, ModelLoaded, ModelLoading
-from localknobs.tui.screens.answering import AnsweringScreen
-from localknobs.tui.screens.dialogs import Dialogs
-from localknobs.tui.widgets.composer import Composer
-from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
-from localknobs.tui.widgets.knob_row import KnobRow
-from localknobs.tui.widgets.message_view import MessageView
-from localknobs.tui.widgets.status_line import StatusLine
-from localknobs.tui.widgets.transcript import Transcript
 from textual import events
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
@@ -26,6 +17,15 @@ from localknobs.engine import LoadSettings
 from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value, defaults
 from localknobs.library import BUILT_IN, find_model
+from localknobs.tui.bridge import ModelFailed, ModelLoaded, ModelLoading
+from localknobs.tui.screens.answering import AnsweringScreen
+from localknobs.tui.screens.dialogs import Dialogs
+from localknobs.tui.widgets.composer import Composer
+from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
+from localknobs.tui.widgets.knob_row import KnobRow
+from localknobs.tui.widgets.message_view import MessageView
+from localknobs.tui.widgets.status_line import StatusLine
+from localknobs.tui.widgets.transcript import Transcript
 
 PANEL_NEEDS = 100
 """Columns from which the panel of knobs is open at the start."""
@@ -59,6 +59,36 @@ ACTIONS: tuple[Action, ...] = (
     Action("ctrl+o", "copy_last", "Copy answer", "copy the last answer to the clipboard", in_footer=False),
 )
 
+MORE_KEYS: dict[str, list[tuple[str, str]]] = {
+    "everywhere": [
+        ("tab", "message box → knobs → messages"),
+        ("^p", "the command palette: every action by name, and the themes"),
+        ("^q", "leave; everything is saved already"),
+    ],
+    "composer": [
+        ("enter", "send"),
+        ("^j, shift+enter", "begin a new line"),
+        ("↑", "in an empty box: go to the messages"),
+        ("^a ^e ^k ^u ^w", "as in a shell"),
+    ],
+    "knob": [
+        ("← →", "one step; with shift ten, or half as much again"),
+        ("digits, enter", "type a value"),
+        ("0, backspace", "back to the preset's value"),
+        ("home end", "lowest and highest"),
+        ("mouse", "click or drag the slider"),
+        ("f1", "the knob's card: what it does, costs, and how it fails"),
+    ],
+    "message": [
+        ("e", "edit: yours is answered anew, the model's is continued; the old one stays as a branch"),
+        ("r", "answer again"),
+        ("c", "continue the last answer"),
+        ("← →", "other branches"),
+        ("y", "copy"),
+    ],
+}
+"""Keys that belong to a part of the screen, for the help page."""
+
 
 class ChatScreen(Dialogs, AnsweringScreen):
     """The screen that the program opens with.
@@ -67,7 +97,6 @@ class ChatScreen(Dialogs, AnsweringScreen):
         model: Name or path of the model to begin with.
     """
 
-    CSS_PATH = "chat.tcss"
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (PANEL_NEEDS, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(row.key, row.name, row.label, show=row.in_footer, tooltip=row.help) for row in ACTIONS),
@@ -139,7 +168,7 @@ class ChatScreen(Dialogs, AnsweringScreen):
         info = event.info
         self._loaded_values = dict(self.load_values)
         self.status.activity = self.status.trouble = ""
-        self.status.model = f"{self.model_name} · {info.description}"
+        self.show_model(f"{self.model_name} · {info.description}")
         self.status.context = (0, info.context_size)
         self.status.speed = ""
         self.conversation.model = self._wanted_name
@@ -151,10 +180,14 @@ class ChatScreen(Dialogs, AnsweringScreen):
         if self._waiting_for_model:
             self.begin_answer()
 
+    def show_model(self, text: str) -> None:
+        """Write the model's name into the frame of the composer."""
+        self.query_one(Composer).border_title = text
+
     async def on_model_failed(self, event: ModelFailed) -> None:
         """Say why, and offer another model; the messages written so far stay."""
         self.status.activity = ""
-        self.status.model = "no model · F3 chooses one"
+        self.show_model("no model: F3 chooses one")
         self.status.trouble = "no model is loaded (F3 chooses one)"
         self._waiting_for_model = False
         await self.show_error(event.error)
@@ -329,6 +362,16 @@ class ChatScreen(Dialogs, AnsweringScreen):
     def on_descendant_focus(self, _event: events.DescendantFocus) -> None:
         """The footer shows the keys of what has the focus."""
         self.refresh_bindings()
+
+    def key_sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Return the help page's sections: heading, then (key, what it does) pairs."""
+        everywhere = [(self.app.get_key_display(Binding(row.key, row.name)), row.help) for row in ACTIONS]
+        return [
+            ("Everywhere", [*everywhere, *MORE_KEYS["everywhere"]]),
+            ("In the message box", MORE_KEYS["composer"]),
+            ("On a knob", MORE_KEYS["knob"]),
+            ("On a message (↑ in an empty message box, or Tab)", MORE_KEYS["message"]),
+        ]
 
     def palette_commands(self) -> Iterator[SystemCommand]:
         """Yield every action of the table for the command palette."""

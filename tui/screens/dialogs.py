@@ -5,6 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
+from localknobs.errors import LocalknobsError
+from localknobs.knobs import KNOBS
+from localknobs.library import installed_models
+from localknobs.presets import delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card, lever_cards
 from localknobs.tui.screens.answering import AnsweringScreen
 from localknobs.tui.screens.info import Info
@@ -13,12 +18,6 @@ from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.widgets.knob_panel import PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.message_view import MessageView
-
-from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
-from localknobs.errors import LocalknobsError
-from localknobs.knobs import KNOBS
-from localknobs.library import installed_models
-from localknobs.presets import delete_preset, presets
 
 
 class Dialogs(AnsweringScreen):

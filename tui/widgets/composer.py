@@ -15,14 +15,14 @@ class Composer(TextArea):
 
     DEFAULT_CSS = """
     Composer {
-        height: auto; min-height: 3; max-height: 10; border: round $primary 60%; padding: 0 1; margin: 0 1;
-        background: transparent; scrollbar-size-vertical: 1;
+        height: auto; min-height: 3; max-height: 10; padding: 0 1; margin: 0 1; background: transparent;
+        border: round $primary 60%; border-title-color: $text-muted; scrollbar-size-vertical: 1;
     }
     Composer:focus { border: round $accent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", priority=False),
-        Binding("ctrl+j,shift+enter", "new_line", "New line", key_display="^j"),
+        Binding("enter", "send", "Send", show=False),
+        Binding("ctrl+j,shift+enter", "new_line", "New line", show=False),
     ]
 
     class Sent(Message):

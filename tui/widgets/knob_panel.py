@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from localknobs.tui.widgets.knob_row import KnobRow
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -16,6 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from localknobs.knobs import KNOBS, Knob, Value
+from localknobs.tui.widgets.knob_row import KnobRow
 
 PANEL_KNOBS: tuple[str, ...] = tuple(KNOBS)
 """Every knob has its row here (tests/guards compares)."""

@@ -47,7 +47,8 @@ def inline_mark(before: str, changes: Mapping[str, Any]) -> str:
     """Return one mark as Markdown; inside a code block it is written plainly."""
     shown = "◆ " + mark_text(changes).replace("`", "'").replace("\n", " ")
     in_code = sum(line.lstrip().startswith("```") for line in before.split("\n")) % 2 == 1
-    return f" {shown} " if in_code else f" `{shown}` "
+    # No spaces outside: "** `" would end the emphasis that begins here.
+    return f" {shown} " if in_code else f"`{shown}`"
 
 
 class MessageView(Vertical, can_focus=True):
@@ -56,6 +57,7 @@ class MessageView(Vertical, can_focus=True):
     Args:
         node: What is shown; it may still grow.
         model: The model's name, for an answer's heading.
+        growing: Whether it is being written now.
     """
 
     DEFAULT_CSS = """
@@ -107,10 +109,11 @@ class MessageView(Vertical, can_focus=True):
             self.view = view
             self.direction = direction
 
-    def __init__(self, node: Node, model: str) -> None:
+    def __init__(self, node: Node, model: str, *, growing: bool = False) -> None:
         super().__init__(classes=f"-{node.role}")
         self.node = node
         self.model = model
+        self.growing = growing
         self._stream: MarkdownStream | None = None
         self._written = ""
 
@@ -140,7 +143,7 @@ class MessageView(Vertical, can_focus=True):
             words.append(f"first token {stats['time_to_first_token_s'] * 1000:,.0f} ms")
             if stats.get("seed", -1) >= 0:
                 words.append(f"seed {stats['seed']}")
-        if node.interrupted and not self._stream:
+        if node.interrupted and not self.growing:
             words.append("interrupted; c continues")
         elif node.reason in REASONS:
             words.append(REASONS[node.reason])
@@ -155,6 +158,7 @@ class MessageView(Vertical, can_focus=True):
 
     async def grow(self, text: str) -> None:
         """Write more of an answer."""
+        self.growing = True
         if self._stream is None:
             self._stream = Markdown.get_stream(self.query_one(Markdown))
         text = printable(text)
@@ -167,6 +171,7 @@ class MessageView(Vertical, can_focus=True):
 
     async def finish(self) -> None:
         """Show the answer's end."""
+        self.growing = False
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.stop()

@@ -1,4 +1,4 @@
-"""The line under the transcript: the model, what it is doing, its speed, and how full its context is."""
+"""The line under the transcript: what is going on, how fast, and how full the context is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ class StatusLine(Widget):
     """One line; set its attributes, it draws itself.
 
     Attributes:
-        model: The model's name and description.
         activity: What is going on, empty when nothing is.
         speed: Tokens a second and time to the first token, as text.
         context: Tokens used and held.
@@ -25,14 +24,13 @@ class StatusLine(Widget):
     DEFAULT_CSS = """
     StatusLine { height: 1; padding: 0 2; color: $text-muted; }
     """
-    model: reactive[str] = reactive("")
     activity: reactive[str] = reactive("")
     speed: reactive[str] = reactive("")
     context: reactive[tuple[int, int]] = reactive((0, 0))
     trouble: reactive[str] = reactive("")
 
     def render(self) -> Text:
-        """Draw the line, the model on the left and the numbers on the right."""
+        """Draw the line, what goes on at the left and the numbers at the right."""
         theme = self.app.theme_variables
         right = Text(self.speed)
         used, size = self.context
@@ -47,10 +45,8 @@ class StatusLine(Widget):
         left = Text()
         if self.trouble:
             left.append(self.trouble, theme["error"])
-        elif self.activity:
-            left.append(self.activity, theme["accent"])
         else:
-            left.append(self.model)
+            left.append(self.activity, theme["accent"])
         room = self.size.width - right.cell_len
         left.truncate(max(0, room - 2), overflow="ellipsis")
         left.append(" " * max(1, room - left.cell_len))

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from localknobs.tui.widgets.message_view import MessageView
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import Static
 
 from localknobs.conversations import Conversation, Node
+from localknobs.tui.widgets.message_view import MessageView
 
 SHOWN_AT_FIRST = 40
 """Messages of a long conversation that are laid out at once; the ones before on request."""
 GREETING = """\
-Write a message below and press Enter.
+Write a message below and press Enter. For example:
 
-Try:   What does temperature do?
-       Tell me a very short story.
-       Which quantization should I choose?
+  What does temperature do?
+  Tell me a very short story.
+  Which quantization should I choose?
 
-Move a slider on the right while the answer is being written (F2 goes there):
-it takes effect at the next token.        F1 shows every key."""
+F2 goes to the knobs. Move a slider while an answer is being written:
+it takes effect at the next token. F1 shows every key.
+"""
 
 
 class Notice(Static):
@@ -84,10 +85,10 @@ class Transcript(VerticalScroll, can_focus=False):
                 self._show_place(conversation, view)
         self.anchor()
 
-    async def add(self, conversation: Conversation, node: Node, model: str) -> MessageView:
+    async def add(self, conversation: Conversation, node: Node, model: str, *, growing: bool = False) -> MessageView:
         """Show one more message at the end."""
         await self.query(".greeting").remove()
-        view = MessageView(node, model)
+        view = MessageView(node, model, growing=growing)
         await self.mount(view)
         self._show_place(conversation, view)
         self.anchor()
