@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import Action, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -11,8 +11,21 @@ from localknobs.errors import LocalknobsError
 from localknobs.knobs import Knob, Value, knobs_of
 
 
+class Formatter(HelpFormatter):
+    """Names a flag's value once, after its spellings, on every Python as since 3.13."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
 class Parser(ArgumentParser):
     """A parser whose complaint is one line that names the near flag, with exit code 2."""
+
+    def __init__(self, prog: str, description: str = "") -> None:
+        super().__init__(prog, description=description, allow_abbrev=False, formatter_class=Formatter)
 
     def error(self, message: str) -> NoReturn:
         """Print the complaint and leave."""

@@ -114,9 +114,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     from localknobs.cli.flags import Parser
 
     module = importlib.import_module(f"localknobs.cli.{verb}")
-    parser = Parser(
-        prog=f"localknobs {verb}", description=VERBS[verb][0].upper() + VERBS[verb][1:] + ".", allow_abbrev=False
-    )
+    parser = Parser(f"localknobs {verb}", VERBS[verb][0].upper() + VERBS[verb][1:] + ".")
     module.add_arguments(parser)
     try:
         options = parser.parse_args(arguments)

@@ -8,7 +8,7 @@ from localknobs.knobs import KNOBS, knobs_of
 
 @pytest.fixture
 def parse(capsys):
-    parser = Parser(prog="localknobs chat", allow_abbrev=False)
+    parser = Parser("localknobs chat")
     parser.add_argument("model", nargs="?")
     add_knob_flags(parser, "sampling")
     add_knob_flags(parser, "loading")
