@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from localknobs.cli.flags import add_knob_flags, chosen
-from localknobs.engine import Finished, LoadSettings, Message, Noted, Stats, TextArrived, load
+from localknobs.cli.interrupt import ctrl_c_stops
+from localknobs.cli.main import STOPPED
+from localknobs.cli.output import AnswerWriter, clear_progress, note, print_json, show_progress, wrapped
+from localknobs.engine import Finished, LoadSettings, Message, Noted, PromptRead, Stats, TextArrived, load
 from localknobs.engine.client import Engine
-from localknobs.errors import BadValue
-from localknobs.knobs import Value, knob
+from localknobs.errors import BadValue, NotFound
 from localknobs.library import BUILT_IN, find_model
 from localknobs.presets import preset
+from localknobs.sampler_state import SamplerState
+
+_LONG_PROMPT = 1024
+"""Tokens of a prompt from which on its reading is shown."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
+    parser.usage = "%(prog)s [MODEL] [-p PROMPT] [-s SYSTEM] [--preset NAME] [KNOB FLAGS] [--stats] [--json]"
     parser.add_argument(
         "model", nargs="?", default=BUILT_IN, help="a GGUF file or a name from `localknobs ls` (default: built-in)"
     )
@@ -28,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="sampling preset: deterministic, code, chat, creative, brainstorm, model, or one of yours",
+        help="sampling preset: default, deterministic, code, chat, creative, brainstorm, model, or one of yours",
     )
     parser.add_argument(
         "--stats", action="store_true", help="print counts and speed after each answer, on standard error"
@@ -40,27 +47,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Answer one prompt, or open the conversation."""
-    prompt = options.prompt
-    if not sys.stdin.isatty():
-        piped = sys.stdin.read()
-        # `chat -p "Sum this up:" < file` reads both, in that order.
-        prompt = "\n".join(part for part in (prompt, piped.strip()) if part) or prompt
-        if not prompt:
-            raise BadValue("Standard input is empty", "Pipe a prompt in, or give one with -p.")
-    if prompt is not None and not prompt.strip():
-        raise BadValue("The prompt is empty", 'Give one: localknobs chat -p "What is a token?"')
-    if options.json and prompt is None:
-        raise BadValue("--json needs a prompt", "Give one with -p or through a pipe.")
-    if options.raw and (options.system or prompt is None):
-        raise BadValue("--raw takes a prompt and no system prompt", "Give the whole text with -p.")
+    prompt = _prompt(options)
     if options.preset and options.preset != "model":
         preset(options.preset)  # a slip is told before the model is loaded
-    settings = LoadSettings(model=find_model(options.model), **chosen(options, "loading"))  # type: ignore[arg-type]
-    with load(settings, _progress if sys.stderr.isatty() else None) as engine:
-        clear_line()
-        for note in engine.info.notes:
-            print(f"note: {note}", file=sys.stderr)
-        sampler = sampler_values(engine, options.preset, chosen(options, "sampling"))
+    settings = LoadSettings(model=_model(options.model), **chosen(options, "loading"))  # type: ignore[arg-type]
+    with load(settings, lambda done: show_progress(f"loading {done:4.0%}")) as engine:
+        clear_progress()
+        for text in engine.info.notes:
+            note(text)
+        sampler = SamplerState(engine.info.recommended, options.preset)
+        for name, value in chosen(options, "sampling").items():
+            sampler.set(name, value)
         if prompt is None:
             from localknobs.cli.repl import Repl
 
@@ -68,72 +65,99 @@ def run(options: Namespace) -> int:
         return _answer_once(engine, prompt, options, sampler)
 
 
-def sampler_values(engine: Engine, name: str | None, given: Mapping[str, Value]) -> dict[str, Value]:
-    """Return the values to begin with: the named preset, or the model's own, or llama.cpp's; flags over it."""
-    recommended = engine.info.recommended
-    start = preset(name or ("model" if recommended else "default"), recommended)
-    return {**start.values, **given}
+def _prompt(options: Namespace) -> str | None:
+    """Return the prompt from -p and standard input, None when there is to be a conversation."""
+    prompt: str | None = options.prompt
+    if not sys.stdin.isatty():
+        piped = _piped_text(whole=options.raw)
+        # `chat -p "Sum this up:" < file` reads both, in that order.
+        prompt = "\n".join(part for part in (prompt, piped) if part) or prompt
+        if prompt is None:
+            raise BadValue("Standard input is empty", "Pipe a prompt in, or give one with -p.")
+    if prompt is not None and not prompt.strip():
+        raise BadValue("The prompt is empty", 'Give one: localknobs chat -p "What is a token?"')
+    if options.json and prompt is None:
+        raise BadValue("--json needs a prompt", "Give one with -p or through a pipe.")
+    if options.raw and (options.system or prompt is None):
+        raise BadValue("--raw takes a prompt and no system prompt", "Give the whole text with -p.")
+    if prompt is None and not sys.stdout.isatty():
+        raise BadValue("A conversation needs a terminal to write to", "For one answer in a pipe or a file, use -p.")
+    return prompt
 
 
-def _answer_once(engine: Engine, prompt: str, options: Namespace, sampler: Mapping[str, Value]) -> int:
+def _piped_text(*, whole: bool) -> str:
+    """Return standard input, without blank lines around it; `whole` takes off only the last line's end."""
+    try:
+        # As bytes, since Python's own decoding depends on the locale.
+        text = sys.stdin.buffer.read().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise BadValue("Standard input is not text in UTF-8", "Convert it, for example with iconv.") from None
+    return text.removesuffix("\n") if whole else text.rstrip().lstrip("\n")
+
+
+def _model(name: str) -> Path:
+    try:
+        return find_model(name)
+    except NotFound as error:
+        if " " in name:
+            raise NotFound(error.message, "A prompt goes after -p: localknobs chat -p PROMPT") from None
+        raise
+
+
+def _answer_once(engine: Engine, prompt: str, options: Namespace, sampler: SamplerState) -> int:
     system = [Message(role="system", content=options.system)] if options.system else []
     question: Sequence[Message] | str = prompt if options.raw else [*system, Message(role="user", content=prompt)]
-    pieces, reason = [], ""
-    for event in engine.stream(question, sampler):
-        if isinstance(event, TextArrived):
-            pieces.append(event.text)
-            if not options.json:
-                write_out(event.text)
-        elif isinstance(event, Noted):
-            print(f"note: {event.text}", file=sys.stderr)
-        elif isinstance(event, Finished):
-            reason = event.reason
+    writer, pieces, reason = AnswerWriter(), [], ""
+    with ctrl_c_stops(engine):
+        for event in engine.stream(question, sampler.values):
+            if isinstance(event, PromptRead):
+                show_reading(event)
+            elif isinstance(event, TextArrived):
+                pieces.append(event.text)
+                if not options.json:
+                    writer.write(event.text)
+            elif isinstance(event, Noted):
+                note(event.text)
+            elif isinstance(event, Finished):
+                reason = event.reason
     if options.json:
-        answer = {
-            "model": engine.info.path, "answer": "".join(pieces), "finish_reason": reason, "preset": options.preset,
-            "sampler": sampler, "stats": asdict(engine.stats),
-        }  # fmt: skip
-        print(json.dumps(answer, ensure_ascii=False, indent=2))
+        print_json(
+            {
+                "model": engine.info.path, "answer": "".join(pieces), "finish_reason": reason,
+                "preset": sampler.preset.name, "sampler": sampler.values, "stats": asdict(engine.stats),
+            }
+        )  # fmt: skip
     else:
-        print()
-    if reason == "context":
-        print("note: The context is full, so the answer stops here. Use a larger one (-c).", file=sys.stderr)
-    elif reason == "length" and not options.json:
-        print(
-            f"note: Stopped at the limit of {knob('n_predict').label} ({engine.stats.generated_tokens} tokens).",
-            file=sys.stderr,
-        )
+        writer.end()
+    if text := why_it_ended(reason, engine.stats):
+        note(text + ("; -c gives a larger context." if reason == "context" else "."))
     if options.stats:
-        print(stats_line(engine.stats), file=sys.stderr)
-    return 0
+        print(wrapped(stats_line(engine.stats)), file=sys.stderr)
+    return STOPPED if reason == "stopped" else 0
+
+
+def show_reading(event: PromptRead) -> None:
+    """Show how far a long prompt was read; nothing for a short one."""
+    if event.total - event.reused >= _LONG_PROMPT:
+        whole = event.done >= event.total
+        show_progress("" if whole else f"reading the prompt: {event.done:,} of {event.total:,} tokens")
+
+
+def why_it_ended(reason: str, stats: Stats) -> str:
+    """Say why an answer broke off, without a full stop; empty when it came to its own end."""
+    return {
+        "context": f"The context of {stats.context_size:,} tokens is full, so the answer stops here",
+        "length": f"The answer stops at the limit of {stats.generated_tokens} tokens",
+        "stopped": "The answer was stopped",
+    }.get(reason, "")
 
 
 def stats_line(stats: Stats) -> str:
     """Return the counts and times of an answer as one line."""
+    threads = "1 thread" if stats.threads == 1 else f"{stats.threads} threads"
     return (
         f"{stats.generated_tokens} tokens at {stats.tokens_per_s:,.1f} tokens/s · "
         f"first token after {stats.time_to_first_token_s * 1000:,.0f} ms · "
-        f"prompt {stats.prompt_tokens} tokens ({stats.reused_tokens} reused) · "
-        f"context {stats.context_used:,} of {stats.context_size:,} · "
-        f"{stats.threads} threads · seed {stats.seed}"
+        f"prompt {stats.prompt_tokens:,} tokens ({stats.reused_tokens:,} reused) · "
+        f"context {stats.context_used:,} of {stats.context_size:,} · {threads} · seed {stats.seed}"
     )
-
-
-def write_out(text: str) -> None:
-    """Write a piece of an answer at once; control characters that could steer a terminal are shown as text."""
-    if sys.stdout.isatty():
-        text = "".join(char if char >= " " or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
-    sys.stdout.write(text.encode(sys.stdout.encoding or "utf-8", "replace").decode(sys.stdout.encoding or "utf-8"))
-    sys.stdout.flush()
-
-
-def _progress(done: float) -> None:
-    sys.stderr.write(f"\rloading {done:4.0%}")
-    sys.stderr.flush()
-
-
-def clear_line() -> None:
-    """Wipe the progress from the terminal's line."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()

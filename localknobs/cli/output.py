@@ -156,10 +156,68 @@ def _plain(data: Any) -> Any:
     return data
 
 
-def write_out(text: str) -> None:
-    """Write a piece of an answer at once; on a terminal its control characters are shown, not sent."""
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+class AnswerWriter:
+    """Writes an answer to standard output as it arrives: on a terminal broken at words and without control characters.
+
+    The word being written is held back until it is whole, since only then is it known where it fits.
+    Blocks of code (between lines of three backquotes) are not broken.
+    """
+
+    def __init__(self) -> None:
+        self._width = terminal_width()
+        self._column = 0
+        self._spaces = ""
+        self._word = ""
+        self._line_start = ""
+        self._in_code = False
+
+    def write(self, text: str) -> None:
+        """Write a piece of the answer at once, but for its last word."""
+        if self._width is None:
+            self._out(text)
+        else:
+            self._out("".join(map(self._take, printable(text))))
+
+    def end(self) -> None:
+        """Write what was held back, and end the line."""
+        self._out(self._flush_word() + "\n")
+        self._column, self._spaces, self._line_start = 0, "", ""
+
+    def _take(self, char: str) -> str:
+        if char == "\n":
+            ready = self._flush_word() + self._spaces + "\n"
+            if self._line_start.startswith("```"):
+                self._in_code = not self._in_code
+            self._column, self._spaces, self._line_start = 0, "", ""
+            return ready
+        if len(self._line_start) < 3:
+            self._line_start += char
+        if char in " \t":
+            ready = self._flush_word()
+            self._spaces += char
+            return ready
+        wide = cells(char) == 2  # Chinese and the like: a line may break before every letter
+        ready = self._flush_word() if wide else ""
+        self._word += char
+        return ready + (self._flush_word() if wide else "")
+
+    def _flush_word(self) -> str:
+        """Return the held word with the spaces before it, on a new line when it does not fit this one."""
+        if not self._word:
+            return ""
+        spaces, word = self._spaces, self._word
+        self._spaces = self._word = ""
+        width = cells(spaces.expandtabs()) + cells(word)
+        if self._width and self._column and not self._in_code and self._column + width > self._width:
+            self._column = cells(word)
+            return "\n" + word
+        self._column += width
+        return spaces + word
+
+    @staticmethod
+    def _out(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def show_progress(text: str) -> None:

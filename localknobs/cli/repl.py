@@ -1,4 +1,4 @@
-"""The conversation of `localknobs chat` in a plain terminal: a line editor, streamed answers, slash commands."""
+"""The conversation of `localknobs chat` in a plain terminal: lines in, streamed answers out; saved as it is written."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
-from localknobs.cli.chat import stats_line, write_out
-from localknobs.conversations import ROOT, Conversation, Node, plain_text, saved_conversations
-from localknobs.engine import Finished, Noted, SamplerChanged, TextArrived
+from localknobs.cli.chat import show_reading, stats_line, why_it_ended
+from localknobs.cli.commands import Commands
+from localknobs.cli.interrupt import ctrl_c_stops
+from localknobs.cli.output import AnswerWriter, count_text, note, one_line, size_text, wrapped
+from localknobs.conversations import ROOT, Conversation, Node
+from localknobs.engine import Finished, Noted, PromptRead, TextArrived
 from localknobs.engine.client import Engine
-from localknobs.errors import BadValue, ContextFull, EngineDied, LocalknobsError, NotFound
-from localknobs.knobs import Value, knob, knobs_of
+from localknobs.errors import ContextFull, EngineDied, LocalknobsError
+from localknobs.knobs import KNOBS
 from localknobs.paths import data_folder
-from localknobs.presets import preset, presets, save_preset
+from localknobs.sampler_state import SamplerState
+from localknobs.terminal_text import printable
 
 
 class Repl:
-    """A conversation with a loaded engine, saved as it is written.
+    """A conversation with a loaded engine.
 
     Args:
         engine: The loaded model.
@@ -31,48 +33,44 @@ class Repl:
         show_stats: Print a line of counts after each answer.
     """
 
-    def __init__(self, engine: Engine, model: str, system: str, sampler: dict[str, Value], *, show_stats: bool) -> None:
+    def __init__(self, engine: Engine, model: str, system: str, sampler: SamplerState, *, show_stats: bool) -> None:
         self.engine = engine
         self.model = model
         self.system = system
-        self.sampler = dict(sampler)
+        self.sampler = sampler
         self.show_stats = show_stats
         self.conversation = Conversation(model=model)
-        self._commands: dict[str, tuple[Callable[[str], None], str]] = {
-            "/set": (self._set, "KNOB VALUE: turn a knob, such as /set temp 0.2; without a value, show it"),
-            "/preset": (
-                self._preset,
-                "NAME: use a preset; without a name, list them; /preset save NAME keeps your values",
-            ),
-            "/knobs": (self._knobs, "show every knob that is not at its default"),
-            "/system": (self._system, "TEXT: set the system prompt; without a text, show it"),
-            "/regen": (self._regenerate, "write the last answer again"),
-            "/clear": (self._clear, "begin a new conversation (the old one stays saved)"),
-            "/save": (self._save, "FILE: write the conversation as Markdown"),
-            "/load": (self._load, "NUMBER: go on with a saved conversation; without a number, list them"),
-            "/stats": (self._stats, "show counts and speed after each answer, or no more"),
-            "/help": (self._help, "this list"),
-            "/bye": (self._bye, "leave (also Ctrl+D)"),
-        }
-        self._leaving = False
+        self.leaving = False
+        self.commands = Commands(self)
 
     def run(self) -> int:
         """Read lines and answer them until the user leaves; return the exit code."""
-        info = self.engine.info
-        print(f"{info.name} · {info.description} · context {info.context_size:,} tokens")
-        print("Type a message and press Enter. /help lists the commands, Ctrl+C stops an answer, /bye leaves.")
+        self._greet()
         read = self._reader()
-        while not self._leaving:
-            try:
-                line = read()
-            except EOFError:
-                break
-            except KeyboardInterrupt:
-                print("(Ctrl+D or /bye leaves)")
-                continue
-            self._handle(line.strip())
-        self.conversation.close()
+        try:
+            while not self.leaving:
+                try:
+                    line = read()
+                except EOFError:
+                    break
+                except KeyboardInterrupt:
+                    print("(Ctrl+D or /bye leaves)")
+                    continue
+                self._handle(line)
+        finally:
+            self.conversation.close()
         return 0
+
+    def _greet(self) -> None:
+        info = self.engine.info
+        about = f"{info.architecture}, {count_text(info.parameters)} parameters, {size_text(info.size_bytes)}"
+        print(wrapped(f"{one_line(info.name)} · {about} · context {info.context_size:,} tokens"))
+        print(
+            wrapped(
+                f"Sampling: preset {self.sampler.preset.name}{', changed' if self.sampler.changed else ''}. "
+                "Type a message and press Enter. /help lists the commands, Ctrl+C stops an answer, /bye leaves."
+            )
+        )
 
     def _reader(self) -> Callable[[], str]:
         """Return a function that reads one line: with editing and history where the terminal can."""
@@ -97,176 +95,77 @@ class Repl:
             store: Any = FileHistory(str(history))
         except OSError:
             store = None  # a home that cannot be written to costs the history, not the chat
-        words = [
-            *self._commands,
-            *(f"/set {row.name}" for row in knobs_of("sampling")),
-            *(f"/preset {name}" for name in presets(self.engine.info.recommended)),
-        ]
         session: PromptSession[str] = PromptSession(
             history=store,
             key_bindings=keys,
-            completer=WordCompleter(words, sentence=True),
+            completer=WordCompleter(self.commands.completions(), sentence=True),
             complete_while_typing=False,
             enable_suspend=True,
         )
         return lambda: session.prompt("> ")
 
     def _handle(self, line: str) -> None:
-        if not line:
+        """Do what a line asks; every error is told and the conversation goes on."""
+        text = line.strip()
+        if not text:
             return
         try:
             if line.startswith("/"):
-                self._command(line)
+                self.commands.do(text)
             else:
-                self.conversation.add("user", line)
-                self._answer()
+                self.conversation.add("user", text)
+                self.answer()
         except ContextFull as error:
             # The message that did not fit is taken out of the branch, so that a shorter one can be tried.
-            if line[0] != "/" and self.conversation.leaf != ROOT:
+            if not line.startswith("/") and self.conversation.leaf != ROOT:
                 self.conversation.rewind(self.conversation.nodes[self.conversation.leaf].parent)
-            print(f"{error}\n/clear begins a new conversation.", file=sys.stderr)
+            self._tell(f"{error}\n/clear begins a new conversation.")
         except EngineDied as error:
-            print(f"\n{error}", file=sys.stderr)
-            for log in error.log_tail[-6:]:
-                print(f"  log: {log}", file=sys.stderr)
-            print("Your next message starts the engine again; /regen tries this one again.", file=sys.stderr)
+            self._tell("\n".join([str(error), *(f"  log: {log}" for log in error.log_tail[-6:])]))
+            self._tell("Your next message starts the engine again; /regen tries this one again.")
         except LocalknobsError as error:
-            print(error, file=sys.stderr)
+            self._tell(str(error))
+        except KeyboardInterrupt:
+            self._tell("Stopped. If the engine hung, it starts again with your next message.")
 
-    def _command(self, line: str) -> None:
-        name, _, rest = line.partition(" ")
-        if name not in self._commands:
-            near = get_close_matches(name, self._commands, n=1, cutoff=0.5)
-            raise NotFound(f"There is no command {name}", f"Did you mean {near[0]}?" if near else "/help lists them.")
-        self._commands[name][0](rest.strip())
+    @staticmethod
+    def _tell(text: str) -> None:
+        for line in text.split("\n"):
+            print(wrapped(printable(line)), file=sys.stderr)
 
-    def _answer(self) -> None:
+    def answer(self) -> None:
         """Write the answer to the branch as it is; Ctrl+C stops it and keeps what was written."""
         messages = self.conversation.messages(self.system)
+        writer = AnswerWriter()
         node: Node | None = None
-        stream = self.engine.stream(messages, self.sampler)
+        finished: Finished | None = None
         try:
-            while True:
-                try:
-                    event = next(stream)
-                except StopIteration:
-                    break
-                if isinstance(event, TextArrived):
-                    node = node or self.conversation.add("assistant", "")
-                    self.conversation.grow(node, event.text)
-                    write_out(event.text)
-                elif isinstance(event, SamplerChanged):
-                    continue
-                elif isinstance(event, Noted):
-                    print(f"note: {event.text}", file=sys.stderr)
-                elif isinstance(event, Finished):
-                    node = node or self.conversation.add("assistant", "")
-                    self.conversation.finish(node, event.reason, asdict(event.stats))
-                    self._after(event)
-        except KeyboardInterrupt:
-            self.engine.stop()
-            stream.close()  # type: ignore[attr-defined]
-            node = node or self.conversation.add("assistant", "")
-            self.conversation.finish(node, "stopped")
-            print("\n(stopped)")
+            with ctrl_c_stops(self.engine):
+                for event in self.engine.stream(messages, self.sampler.values):
+                    if isinstance(event, PromptRead):
+                        show_reading(event)
+                    elif isinstance(event, TextArrived):
+                        node = node or self.conversation.add("assistant", "")
+                        writer.write(event.text)
+                        self.conversation.grow(node, event.text)
+                    elif isinstance(event, Noted):
+                        note(event.text)
+                    elif isinstance(event, Finished):
+                        node = node or self.conversation.add("assistant", "")
+                        self.conversation.finish(node, event.reason, asdict(event.stats))
+                        finished = event
+        finally:
+            if node:
+                writer.end()  # also before an error is told
+        if finished:
+            self._say_why(finished)
 
-    def _after(self, event: Finished) -> None:
-        print()
-        if event.reason == "context":
-            print(
-                "The context is full, so the answer stops here. "
-                "/clear begins a new conversation; -c gives a larger context.",
-                file=sys.stderr,
-            )
-        elif event.reason == "length":
-            print(f"(stopped at the limit of {event.stats.generated_tokens} tokens)", file=sys.stderr)
+    def _say_why(self, finished: Finished) -> None:
+        if text := why_it_ended(finished.reason, finished.stats):
+            more = {
+                "context": "; /clear begins a new conversation, -c gives a larger context",
+                "length": f"; /set {KNOBS['n_predict'].name} changes it",
+            }.get(finished.reason, "")
+            print(wrapped(f"({text}{more})"))
         if self.show_stats:
-            print(stats_line(event.stats), file=sys.stderr)
-
-    # ---- commands -----------------------------------------------------------------------------
-
-    def _set(self, text: str) -> None:
-        name, _, value = text.replace("=", " ", 1).partition(" ")
-        if not name:
-            raise BadValue("/set needs a knob", "For example: /set temp 0.2")
-        row = knob(name)
-        if row.name not in {sampling.name for sampling in knobs_of("sampling")}:
-            raise BadValue(f"{row.name} is set when the model is loaded", f"Start again with {row.flags[0]}.")
-        if value.strip():
-            self.sampler[row.name] = row.parse(value.strip())
-        print(f"{row.name} = {row.show(self.sampler.get(row.name, row.default))}    ({row.range_text()})")
-
-    def _preset(self, text: str) -> None:
-        recommended = self.engine.info.recommended
-        if text.startswith("save"):
-            print(f"saved as {save_preset(text.removeprefix('save').strip(), self.sampler)}")
-        elif text:
-            self.sampler.update(preset(text, recommended).values)
-            print(f"preset {text}")
-        else:
-            for known in presets(recommended).values():
-                print(f"{known.name:<14} {known.help}")
-
-    def _knobs(self, _text: str) -> None:
-        for row in knobs_of("sampling"):
-            value = self.sampler.get(row.name, row.default)
-            if value != row.default:
-                print(f"{row.name:<20} {row.show(value)}")
-
-    def _system(self, text: str) -> None:
-        if text:
-            self.system = text
-        print(f"system prompt: {self.system or '(none)'}")
-
-    def _regenerate(self, _text: str) -> None:
-        branch = self.conversation.branch()
-        while branch and branch[-1].role == "assistant":
-            branch.pop()
-        if not branch:
-            raise BadValue("There is no answer yet", "Write a message first.")
-        self.conversation.rewind(branch[-1].id)
-        self._answer()
-
-    def _clear(self, _text: str) -> None:
-        self.conversation.close()
-        self.conversation = Conversation(model=self.model)
-        print("new conversation")
-
-    def _save(self, text: str) -> None:
-        if not text:
-            raise BadValue("/save needs a file", "For example: /save chat.md")
-        target = Path(text).expanduser()
-        try:
-            with target.open("x", encoding="utf-8") as file:
-                file.write(plain_text(self.conversation.branch()))
-        except FileExistsError:
-            raise BadValue(f"{target} exists already", "Choose another name; nothing is overwritten.") from None
-        except OSError as error:
-            raise BadValue(f"{target} cannot be written: {error.strerror}", "Choose another place.") from None
-        print(f"written to {target}")
-
-    def _load(self, text: str) -> None:
-        saved = saved_conversations()[:20]
-        if not text:
-            for number, entry in enumerate(saved, 1):
-                print(f"{number:>3}  {entry.title}{'  (interrupted)' if entry.interrupted else ''}")
-            print("/load NUMBER goes on with one." if saved else "There is no saved conversation yet.")
-            return
-        if not text.isdigit() or not 1 <= int(text) <= len(saved):
-            raise BadValue(f"There is no conversation {text}", "/load lists them.")
-        self.conversation.close()
-        self.conversation = Conversation(saved[int(text) - 1].path)
-        for node in self.conversation.branch():
-            print(f"{'> ' if node.role == 'user' else ''}{node.text}{'  (interrupted)' if node.interrupted else ''}")
-
-    def _stats(self, _text: str) -> None:
-        self.show_stats = not self.show_stats
-        print(stats_line(self.engine.stats) if self.show_stats else "counts are not shown any more")
-
-    def _help(self, _text: str) -> None:
-        for name, (_, text) in self._commands.items():
-            print(f"  {name:<8} {text}")
-        print("  Alt+Enter or Ctrl+J starts a new line; Ctrl+C stops the answer.")
-
-    def _bye(self, _text: str) -> None:
-        self._leaving = True
+            print(wrapped(stats_line(finished.stats)), file=sys.stderr)
