@@ -166,7 +166,8 @@ class Worker:
         """Return the tuners of automatic threads with where they begin, or None and the fixed count."""
         if wanted:
             return None, wanted
-        first, counts = physical_cores(), candidates(logical_cores())
+        # Writing waits for memory, which few cores use up; from 8 the tuners find their way up faster than down.
+        first, counts = min(physical_cores(), 8), candidates(logical_cores())
         return (ThreadTuner(counts, first), ThreadTuner(counts, first)), first
 
     def _progress(self, done: float) -> None:

@@ -1,0 +1,165 @@
+"""Small GGUF models made in a test: random weights of any shape, and one that writes exactly what it is told to.
+
+Both are of architecture `llama`, with a SentencePiece vocabulary of all 256 bytes, a few markers, and as
+many fillers as wished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+UNKNOWN, BEGIN, END, TURN, TURN_END = range(5)
+MARKERS = ("<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
+FIRST_BYTE = len(MARKERS)
+SMALLEST_VOCABULARY = FIRST_BYTE + 256
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokens(text: str | bytes) -> list[int]:
+    """Return the tokens of a text in this vocabulary (no fillers used)."""
+    return [FIRST_BYTE + byte for byte in (text.encode() if isinstance(text, str) else text)]
+
+
+def _writer(
+    path: Path, *, layers: int, width: int, heads: int, kv_heads: int, feed_forward: int, context: int,
+    fillers: Sequence[str], added: Sequence[str], template: str | None, keys: Mapping[str, Any],
+) -> gguf.GGUFWriter:  # fmt: skip
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(path.stem)
+    writer.add_block_count(layers)
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // heads)
+    kinds = gguf.TokenType
+    markers = [kinds.UNKNOWN, *[kinds.CONTROL] * (len(MARKERS) - 1)]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*MARKERS, *(f"<0x{byte:02X}>" for byte in range(256)), *added, *fillers])
+    writer.add_token_types([*markers, *[kinds.BYTE] * 256, *[kinds.USER_DEFINED] * len(added),
+                            *[kinds.NORMAL] * len(fillers)])  # fmt: skip
+    writer.add_token_scores([0.0] * SMALLEST_VOCABULARY + [0.0] * len(added) + [-1.0 - at for at in range(len(fillers))])
+    writer.add_bos_token_id(BEGIN)
+    writer.add_eos_token_id(END)
+    writer.add_eot_token_id(TURN_END)
+    writer.add_unk_token_id(UNKNOWN)
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    if template is not None:
+        writer.add_chat_template(template)
+    for key, value in keys.items():
+        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
+        add(key, value)
+    return writer
+
+
+def _finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_random_model(
+    path: Path, *, layers: int = 2, width: int = 64, heads: int = 4, kv_heads: int = 2, feed_forward: int = 128,
+    context: int = 512, fillers: int | Sequence[str] = (), added: Sequence[str] = (), template: str | None = TEMPLATE,
+    kind: str = "F32", seed: int = 0, keys: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Write a model of random weights; return its path.
+
+    Args:
+        path: Where to.
+        layers, width, heads, kv_heads, feed_forward, context: Its shape.
+        fillers: Ordinary tokens after the bytes, or how many to make up.
+        added: Tokens of the kind `user defined`.
+        template: Chat template, None for none.
+        kind: Type of the matrices: F32, F16 or Q8_0.
+        seed: Of the weights.
+        keys: More header keys.
+    """
+    if isinstance(fillers, int):
+        fillers = [f"\u2581w{at}" for at in range(fillers)]
+    writer = _writer(
+        path, layers=layers, width=width, heads=heads, kv_heads=kv_heads, feed_forward=feed_forward, context=context,
+        fillers=fillers, added=added, template=template, keys=keys or {},
+    )  # fmt: skip
+    random = np.random.default_rng(seed)
+    vocabulary = SMALLEST_VOCABULARY + len(fillers) + len(added)
+    type_of = gguf.GGMLQuantizationType[kind]
+
+    def matrix(name: str, rows: int, columns: int, scale: float | None = None) -> None:
+        data = random.standard_normal((rows, columns), np.float32)
+        data *= scale or columns**-0.5
+        if kind == "F32":
+            writer.add_tensor(name, data)
+        else:
+            writer.add_tensor(name, gguf.quants.quantize(data, type_of), raw_dtype=type_of)
+
+    def ones(name: str) -> None:
+        writer.add_tensor(name, np.ones(width, np.float32))
+
+    key_width = width // heads * kv_heads
+    matrix("token_embd.weight", vocabulary, width, 1.0)
+    ones("output_norm.weight")
+    matrix("output.weight", vocabulary, width)
+    for layer in range(layers):
+        block = f"blk.{layer}."
+        ones(block + "attn_norm.weight")
+        ones(block + "ffn_norm.weight")
+        matrix(block + "attn_q.weight", width, width, 1.5 * width**-0.5)
+        matrix(block + "attn_k.weight", key_width, width, 1.5 * width**-0.5)
+        matrix(block + "attn_v.weight", key_width, width)
+        matrix(block + "attn_output.weight", width, width)
+        matrix(block + "ffn_gate.weight", feed_forward, width)
+        matrix(block + "ffn_up.weight", feed_forward, width)
+        matrix(block + "ffn_down.weight", width, feed_forward)
+    _finish(writer)
+    return path
+
+
+def write_scripted_model(
+    path: Path, script: Iterable[int], *, context: int = 512, fillers: Sequence[str] = (), template: str | None = TEMPLATE
+) -> Path:  # fmt: skip
+    """Write a model whose likeliest next token is always the one after the present one in `script`; return its path.
+
+    The blocks add nothing, so the next token follows from the present one alone: a token that comes twice
+    in the script must be followed by the same one both times. What is not in the script goes to its first
+    token. The likeliest token leads by so much that temperature hardly matters.
+    """
+    order = list(script)
+    vocabulary = SMALLEST_VOCABULARY + len(fillers)
+    width = (vocabulary + 31) // 32 * 32
+    after = dict.fromkeys(range(vocabulary), order[0])
+    for present, following in zip(order, order[1:], strict=False):
+        assert after[present] in (order[0], following) or present == order[0], "a token is followed by two"
+        after[present] = following
+    writer = _writer(
+        path, layers=1, width=width, heads=2, kv_heads=1, feed_forward=32, context=context, fillers=fillers, added=(),
+        template=template, keys={},
+    )  # fmt: skip
+    output = np.zeros((vocabulary, width), np.float32)
+    for present, following in after.items():
+        output[following, present] = 2.0  # times sqrt(width), which the norm makes of a one
+    writer.add_tensor("token_embd.weight", np.eye(vocabulary, width, dtype=np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    writer.add_tensor("output.weight", output)
+    shapes = {
+        "attn_q": (width, width), "attn_k": (width // 2, width), "attn_v": (width // 2, width),
+        "attn_output": (width, width), "ffn_gate": (32, width), "ffn_up": (32, width), "ffn_down": (width, 32),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        writer.add_tensor(f"blk.0.{name}.weight", np.zeros(shape, np.float32))
+    for name in ("attn_norm", "ffn_norm"):
+        writer.add_tensor(f"blk.0.{name}.weight", np.ones(width, np.float32))
+    _finish(writer)
+    return path
