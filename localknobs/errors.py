@@ -13,7 +13,12 @@ class LocalknobsError(Exception):
     Args:
         message: What happened, one line, no trailing full stop needed.
         hint: What to do about it; may be empty.
+
+    Attributes:
+        log_tail: The last lines llama.cpp printed before it, oldest first, where they tell more.
     """
+
+    log_tail: tuple[str, ...] = ()
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -131,7 +131,7 @@ def _try_built_in() -> Trial:
 
 
 def _failed(error: LocalknobsError) -> Trial:
-    return Trial(error=str(error), log=tuple(getattr(error, "log_tail", ())))
+    return Trial(error=str(error), log=error.log_tail)
 
 
 def _print_report(machine: Machine, build: Build | None, trial: Trial, terminal: Terminal) -> None:

@@ -137,6 +137,6 @@ def _tell(error: Exception) -> int:
         )
         return 1
     print(f"localknobs: {printable(str(error))}", file=sys.stderr)
-    for line in getattr(error, "log_tail", ())[-8:]:
+    for line in error.log_tail[-8:]:
         print(f"  log: {printable(line)}", file=sys.stderr)
     return next((_EXIT_CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _EXIT_CODES), 1)

@@ -14,7 +14,7 @@ from localknobs.engine.events import Event, Finished, Message, ModelInfo, Stats
 from localknobs.engine.process import WorkerProcess
 from localknobs.engine.protocol import event_of, values_of
 from localknobs.engine.settings import LoadSettings
-from localknobs.errors import EngineDied, LocalknobsError, NotFound
+from localknobs.errors import BadFile, EngineDied, LocalknobsError, NotFound
 from localknobs.knobs import Value, check_values
 
 
@@ -224,6 +224,11 @@ class Engine:
         except EngineDied as died:
             if probing and not worker.was_killed_from_outside():
                 raise _ProbeDied(died) from None
+            raise
+        except BadFile as error:
+            worker.kill()
+            lines = worker.last_log_lines()
+            error.log_tail = tuple(line for line in lines if "error" in line or "failed" in line)
             raise
         except BaseException:
             worker.kill()

@@ -90,7 +90,6 @@ class WorkerProcess:
         """Return the error that says how the worker ended."""
         code = self.process.wait()
         self._close_input()
-        self._log_reader.join(timeout=1.0)
         hint = "The last log lines tell more."
         if code < 0:
             how = f"was ended by signal {_signal_name(-code)}"
@@ -98,7 +97,12 @@ class WorkerProcess:
                 hint = "The system may have run out of memory: use a smaller model or context."
         else:
             how = f"ended with code {code}"
-        return EngineDied(f"The engine {how}", hint, log_tail=tuple(self.log)[-20:])
+        return EngineDied(f"The engine {how}", hint, log_tail=self.last_log_lines())
+
+    def last_log_lines(self) -> tuple[str, ...]:
+        """Return what a worker that has ended printed last, oldest first."""
+        self._log_reader.join(timeout=1.0)
+        return tuple(self.log)[-20:]
 
     def was_killed_from_outside(self) -> bool:
         """Whether the dead worker was ended by a signal that its own mistakes do not raise."""
