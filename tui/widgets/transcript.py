@@ -40,9 +40,9 @@ class EarlierMessages(Static, can_focus=True):
 
     DEFAULT_CSS = "EarlierMessages { height: 1; margin: 0 1 1 1; color: $text-muted; }"
 
-    def on_click(self) -> None:
+    async def on_click(self) -> None:
         """Show them."""
-        self.screen.run_action("show_earlier")
+        await self.screen.run_action("show_earlier")
 
 
 class Transcript(VerticalScroll, can_focus=False):
