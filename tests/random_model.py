@@ -46,9 +46,9 @@ def _writer(
     markers = [kinds.UNKNOWN, *[kinds.CONTROL] * (len(MARKERS) - 1)]
     writer.add_tokenizer_model("llama")
     writer.add_token_list([*MARKERS, *(f"<0x{byte:02X}>" for byte in range(256)), *added, *fillers])
-    writer.add_token_types([*markers, *[kinds.BYTE] * 256, *[kinds.USER_DEFINED] * len(added),
-                            *[kinds.NORMAL] * len(fillers)])  # fmt: skip
-    writer.add_token_scores([0.0] * SMALLEST_VOCABULARY + [0.0] * len(added) + [-1.0 - at for at in range(len(fillers))])
+    types = [*markers, *[kinds.BYTE] * 256, *[kinds.USER_DEFINED] * len(added), *[kinds.NORMAL] * len(fillers)]
+    writer.add_token_types(types)
+    writer.add_token_scores([0.0] * (SMALLEST_VOCABULARY + len(added)) + [-1.0 - at for at in range(len(fillers))])
     writer.add_bos_token_id(BEGIN)
     writer.add_eos_token_id(END)
     writer.add_eot_token_id(TURN_END)
@@ -128,8 +128,13 @@ def write_random_model(
 
 
 def write_scripted_model(
-    path: Path, script: Iterable[int], *, context: int = 512, fillers: Sequence[str] = (), template: str | None = TEMPLATE
-) -> Path:  # fmt: skip
+    path: Path,
+    script: Iterable[int],
+    *,
+    context: int = 512,
+    fillers: Sequence[str] = (),
+    template: str | None = TEMPLATE,
+) -> Path:
     """Write a model whose likeliest next token is always the one after the present one in `script`; return its path.
 
     The blocks add nothing, so the next token follows from the present one alone: a token that comes twice
