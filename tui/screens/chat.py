@@ -25,7 +25,7 @@ from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.message_view import MessageView
 from localknobs.tui.widgets.status_line import StatusLine
-from localknobs.tui.widgets.transcript import Transcript
+from localknobs.tui.widgets.transcript import EarlierMessages, Transcript
 
 PANEL_NEEDS = 100
 """Columns from which the panel of knobs is open at the start."""
@@ -97,13 +97,12 @@ class ChatScreen(Dialogs, AnsweringScreen):
         model: Name or path of the model to begin with.
     """
 
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (PANEL_NEEDS, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (PANEL_NEEDS, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(row.key, row.name, row.label, show=row.in_footer, tooltip=row.help) for row in ACTIONS),
         Binding("tab", "zone(1)", "Next part", show=False),
         Binding("shift+tab", "zone(-1)", "Previous part", show=False),
         Binding("question_mark", "help", "Help", show=False),
-        Binding("home", "show_earlier", "Earlier messages", show=False),
     ]
 
     def __init__(self, model: str | None = None) -> None:
@@ -261,6 +260,9 @@ class ChatScreen(Dialogs, AnsweringScreen):
 
     async def action_show_earlier(self) -> None:
         """Show the whole conversation."""
+        if not self.transcript.query(EarlierMessages):
+            self.transcript.scroll_home(animate=False)
+            return
         await self.show_conversation(whole=True)
         self.transcript.scroll_home(animate=False)
 

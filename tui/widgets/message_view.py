@@ -36,7 +36,8 @@ def mark_text(changes: Mapping[str, Any]) -> str:
 
 def marked(text: str, marks: list[tuple[int, dict[str, Any]]]) -> str:
     """Return an answer's Markdown with its knob changes written in where they took effect."""
-    pieces, at = [], 0
+    pieces: list[str] = []
+    at = 0
     for place, changes in sorted(marks, key=lambda mark: mark[0]):
         pieces += [text[at:place], inline_mark("".join(pieces) + text[at:place], changes)]
         at = place
@@ -83,6 +84,7 @@ class MessageView(Vertical, can_focus=True):
         Binding("y", "act('copy')", "Copy"),
         Binding("left", "branch(-1)", "Other branch", key_display="← →"),
         Binding("right", "branch(1)", "Next branch", show=False),
+        Binding("home", "screen.show_earlier", "Earlier messages", show=False),
     ]
 
     class Asked(Message):
