@@ -34,7 +34,6 @@ _weight_buffers: list[str] = []
 
 def send_log_to_stderr() -> None:
     """Write llama.cpp's log, undecoded, to file descriptor 2, where the parent collects it."""
-
     shown = [_DEBUG]  # level of the line that a continuation belongs to
 
     @lib.llama_log_callback  # type: ignore[untyped-decorator,unused-ignore]
