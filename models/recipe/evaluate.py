@@ -83,7 +83,10 @@ def pass_key_answers(engine: Engine, seed: int = 990_001) -> list[Answer]:
             text = f"{passkeys.needle_text(key, rng.choice((3, 12, 30)), rng)}\n\nWhat is the pass key in this text?"
             messages = user(text)
         else:
-            messages = [*user(f"Please remember that my pass key is {key}."), Message(role="assistant", content=f"Noted. The pass key is {key}.")]
+            messages = [
+                *user(f"Please remember that my pass key is {key}."),
+                Message(role="assistant", content=f"Noted. The pass key is {key}."),
+            ]
             for _ in range(rng.randint(0, REPLAYS)):
                 messages += user(rng.choice(held_out)[0])
                 messages.append(Message(role="assistant", content=ask(engine, messages)))
@@ -100,7 +103,9 @@ def story_answers(engine: Engine) -> list[Answer]:
         answer = ask(engine, user(question))
         hero = re.search(r"\b(?:about|of) an? (\w+)", question)
         sentences = re.findall(r"[^.!?]+[.!?]", answer)
-        right = len(sentences) >= 3 and answer.rstrip().endswith((".", "!")) and (hero is None or hero[1] in answer.lower())
+        right = (
+            len(sentences) >= 3 and answer.rstrip().endswith((".", "!")) and (hero is None or hero[1] in answer.lower())
+        )
         found.append(Answer("tells a very short story", "story", question, answer, right))
     return found
 
@@ -120,9 +125,13 @@ def main() -> None:
             print(f"wrong  {answer.topic} | {answer.question[-80:]!r} | {answer.answer!r}")
     for group, right in groups.items():
         print(f"{group:<26} {sum(right):>3} of {len(right):>3}  {sum(right) / len(right):.1%}")
-    print(f"{'all':<26} {sum(answer.right for answer in answers):>3} of {len(answers):>3}  {sum(answer.right for answer in answers) / len(answers):.1%}")
+    print(
+        f"{'all':<26} {sum(answer.right for answer in answers):>3} of {len(answers):>3}  {sum(answer.right for answer in answers) / len(answers):.1%}"
+    )
     if options.out:
-        options.out.write_text(json.dumps([asdict(answer) for answer in answers], indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        options.out.write_text(
+            json.dumps([asdict(answer) for answer in answers], indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":
