@@ -1,0 +1,215 @@
+"""The conversation of `localknobs chat`, in a pseudo-terminal with the real program."""
+
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from program import PROGRAM
+from random_model import TURN_END, byte_tokens, write_scripted_model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Return two models by name: one answers `salve mundi`, one never ends."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "short": write_scripted_model(folder / "short.gguf", [*byte_tokens("salve mundi"), TURN_END], context=2048),
+        "endless": write_scripted_model(folder / "endless.gguf", byte_tokens("abc \na"), context=131_072),
+        "narrow": write_scripted_model(folder / "narrow.gguf", [*byte_tokens("ok"), TURN_END], context=256),
+    }
+
+
+@pytest.fixture
+def chat(terminal, models):
+    """Open a conversation with one of the models."""
+
+    def chat(name="short", *flags, **environment):
+        screen = terminal("chat", models[name], "-t", "1", *flags, **environment)
+        screen.wait_for("Type a message")
+        return screen
+
+    return chat
+
+
+def say(screen, line, answer):
+    """Send a line and wait for an answer and the next prompt; return what stands on the screen after the line.
+
+    Where the screen breaks lines does not matter.
+    """
+    typed = f"> {line}\n"
+    before = screen.text.count(typed)
+    screen.enter(line)
+    screen.wait_for(lambda text: text.count(typed) > before and answer in " ".join(text.rsplit(typed, 1)[1].split()))
+    screen.wait_for_prompt()
+    return screen.text.rsplit(typed, 1)[1]
+
+
+def workers(process: int) -> list[int]:
+    """Return the child processes of the program."""
+    return [int(pid) for pid in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def test_a_message_is_answered_and_saved_as_markdown_once(chat, tmp_path):
+    screen = chat()
+    assert say(screen, "Hello", "salve mundi").split("\n")[0] == "salve mundi"
+    say(screen, f"/save {tmp_path}/c.md", "written to")
+    say(screen, f"/save {tmp_path}/c.md", "exists already")
+    assert (tmp_path / "c.md").read_text() == "**user**\n\nHello\n\n**assistant**\n\nsalve mundi\n"
+    screen.enter("/bye")
+    assert screen.ends() == 0
+
+
+def test_ctrl_c_stops_the_answer_and_the_conversation_goes_on(chat):
+    screen = chat("endless")
+    screen.enter("Hello")
+    screen.wait_for("abc\nabc\nabc")
+    screen.type("\x03")
+    screen.wait_for("(The answer was stopped)")
+    assert "Traceback" not in screen.text
+    screen.enter("/set n_predict 8")
+    assert "limit of 8 tokens" in say(screen, "/regen", "limit of")
+    screen.wait_for_prompt()
+    screen.type("\x04")
+    assert screen.ends() == 0
+
+
+def test_an_impatient_ctrl_c_loses_nothing(chat):
+    screen = chat("endless")
+    screen.enter("Hello")
+    screen.wait_for("abc\nabc")
+    screen.type("\x03\x03\x03")
+    screen.wait_for("(The answer was stopped)")
+    screen.enter("/set n_predict 5")
+    say(screen, "and now", "limit of 5 tokens")
+
+
+def test_ctrl_c_at_the_prompt_says_how_to_leave_and_ctrl_d_leaves(chat):
+    screen = chat()
+    screen.wait_for_prompt()
+    screen.type("half a mess\x03")
+    screen.wait_for("(Ctrl+D or /bye leaves)")
+    screen.wait_for_prompt()
+    screen.type("\x04")
+    assert screen.ends() == 0
+
+
+def test_what_was_typed_comes_back_with_the_up_key_in_the_next_session(chat, home):
+    first = chat()
+    say(first, "remember me", "salve")
+    first.enter("/bye")
+    assert first.ends() == 0
+    assert (home / "data" / "chat_history").stat().st_mode & 0o077 == 0, "nobody else's business"
+    second = chat()
+    second.wait_for_prompt()
+    second.type("\x1b[A\x1b[A")
+    second.wait_for("> remember me")
+
+
+def test_ctrl_j_makes_a_message_of_several_lines(chat, tmp_path):
+    screen = chat()
+    screen.wait_for_prompt()
+    screen.type("one\ntwo\r")
+    screen.wait_for("salve mundi")
+    say(screen, f"/save {tmp_path}/c.md", "written to")
+    assert "one\ntwo" in (tmp_path / "c.md").read_text()
+
+
+def test_knobs_are_turned_shown_and_reset(chat):
+    screen = chat("short", "--temp", "0.4")
+    assert "temp = 0.2" in say(screen, "/set temp 0.2", "0 to 5")
+    assert "temp  0.2" in say(screen, "/knobs", "preset default")
+    assert "temp = 0.8" in say(screen, "/set temp default", "0 to 5")
+    assert "cannot be 9. It takes 0 to 5" in say(screen, "/set temp 9", "It takes").replace("\n", " ")
+    assert "Near names: temp" in say(screen, "/set tmep 1", "Near")
+    assert "Start again with -c" in say(screen, "/set n_ctx 512", "Start again")
+    assert "/set temp 0.2" in say(screen, "/set", "For example")
+    assert 'grammar = root ::= "x"' in say(screen, '/set grammar root ::= "x"', "grammar =")
+    assert say(screen, "Hello", "x").split() == ["x", ">"], "the grammar holds"
+    say(screen, "/set threads 1", "from the next answer on")
+
+
+def test_presets_are_listed_used_and_saved(chat, home):
+    screen = chat()
+    assert "* default" in say(screen, "/preset", "brainstorm")
+    assert "Did you mean deterministic?" in say(screen, "/preset determ", "There is no preset")
+    say(screen, "/preset deterministic", "Always the likeliest")
+    say(screen, "/set top_k 7", "top_k = 7")
+    say(screen, "/preset save mine", "saved as the preset mine")
+    assert "top_k = 7" in (home / "config" / "presets" / "mine.toml").read_text()
+    assert "* mine" in say(screen, "/preset", "brainstorm")
+
+
+def test_a_conversation_is_found_again_and_another_model_is_named(chat):
+    first = chat()
+    say(first, "Hello there", "salve mundi")
+    first.enter("/bye")
+    assert first.ends() == 0
+    second = chat("narrow")
+    assert "1  Hello there" in say(second, "/load", "goes on with one")
+    loaded = say(second, "/load 1", "goes on with it")
+    assert "salve mundi" in loaded and "short.gguf" in loaded.replace("\n", "")
+    say(second, "more", "ok")
+    assert "There is no conversation 7" in say(second, "/load 7", "/load lists them")
+    say(second, "/clear", "new conversation")
+    assert "There is no answer yet" in say(second, "/regen", "Write a message first")
+
+
+def test_an_unknown_command_names_the_near_one_and_a_space_sends_it_as_a_message(chat):
+    screen = chat()
+    assert "Did you mean /regen?" in say(screen, "/regn", "There is no command")
+    say(screen, " /etc/hosts", "salve mundi")
+    help_shown = say(screen, "/help", "Ctrl+C stops an answer")
+    assert all(
+        name in help_shown for name in ("/set", "/preset", "/regen", "/save", "/load", "/clear", "/stats", "/bye")
+    )
+
+
+def test_counts_are_shown_when_asked_for(chat):
+    screen = chat()
+    say(screen, "/stats", "counts are shown after each answer")
+    assert "11 tokens at" in say(screen, "Hello", "context")
+    say(screen, "/stats", "not shown any more")
+
+
+def test_a_message_that_does_not_fit_is_refused_and_taken_out(chat):
+    screen = chat("narrow")
+    screen.enter("x" * 300)
+    screen.wait_for("/clear begins a new conversation.")
+    say(screen, "short", "ok")
+
+
+def test_a_killed_engine_starts_again_with_the_next_message(chat):
+    screen = chat("endless")
+    screen.enter("Hello")
+    screen.wait_for("abc\nabc")
+    for pid in workers(screen.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    screen.wait_for("starts the engine again")
+    screen.enter("/set n_predict 5")
+    say(screen, "again", "limit of 5 tokens")
+
+
+def test_it_works_without_a_cursor(chat):
+    screen = chat("short", TERM="dumb")
+    assert "salve mundi" in say(screen, "Hello", "salve mundi")
+    screen.enter("/bye")
+    assert screen.ends() == 0
+
+
+def test_leaving_leaves_no_process_behind(chat):
+    screen = chat()
+    say(screen, "Hello", "salve")
+    children = workers(screen.process.pid)
+    assert children
+    screen.enter("/bye")
+    assert screen.ends() == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def test_a_conversation_into_a_file_is_refused(models, tmp_path):
+    command = f"{PROGRAM} chat {shlex.quote(str(models['short']))} > {tmp_path}/out"
+    done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True, input="")
+    assert done.returncode == 2 and "needs a terminal to write to" in done.stdout
