@@ -45,12 +45,12 @@ class KnobRow(Widget, can_focus=True):
         height: 1; padding: 0 1;
         & .knob--label { color: $foreground; }
         & .knob--filled { color: $primary; }
-        & .knob--empty { color: $surface-lighten-2; }
+        & .knob--empty { color: $foreground; text-style: dim; }
         & .knob--thumb { color: $primary; text-style: bold; }
         & .knob--value { color: $foreground; text-style: bold; }
-        & .knob--changed { color: $warning; text-style: bold; }
+        & .knob--changed { color: $text-warning; text-style: bold; }
         & .knob--typed { color: $background; background: $accent; }
-        & .knob--off { color: $text-muted; }
+        & .knob--off { color: $foreground; text-style: dim; }
         &:hover { background: $boost; }
         &:focus { background: $primary 25%; }
         &:focus .knob--thumb { color: $accent; }
