@@ -38,10 +38,12 @@ class Answer:
     Args:
         conversation: Where it belongs, also when another one is shown meanwhile.
         node: Its message; None until its first text came.
+        unsaved: Whether the disk refused to take a part of it, which was said once.
     """
 
     conversation: Conversation
     node: Node | None = None
+    unsaved: bool = False
 
 
 @dataclass

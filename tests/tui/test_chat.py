@@ -329,3 +329,45 @@ async def test_shell_keys_stay_free_in_the_message_box(opened, typed):
         await pilot.press("ctrl+u", "ctrl+j")
         await typed(pilot, "x")
         assert screen.query_one(Composer).text == "\nx"
+
+
+async def test_a_full_disk_is_said_once_and_the_answer_stays_on_the_screen(opened, scripted, typed, monkeypatch):
+    async with opened() as (pilot, screen):
+        await typed(pilot, "hello")
+        await pilot.press("enter")
+        scripted.engine.say(arrived("Saved"))
+        await until(pilot, lambda: answers(screen) == ["Saved"])
+
+        def refuse(*_arguments):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as full:
+            full.setattr("localknobs.journal.os.write", refuse)
+            scripted.engine.say(arrived(" and not"))
+            await until(pilot, lambda: screen.query(Notice))
+            scripted.engine.say(arrived(" saved."), finished())
+            await until(pilot, lambda: screen.answer is None)
+        assert answers(screen) == ["Saved and not saved."]
+        assert len(screen.query(Notice)) == 1 and "No space left" in str(screen.query_one(Notice).render())
+
+
+async def test_a_conversation_deleted_meanwhile_costs_no_message(opened, scripted, typed):
+    async with opened() as (pilot, screen):
+        await typed(pilot, "hello")
+        await pilot.press("enter")
+        scripted.engine.answer("hi")
+        await until(pilot, lambda: screen.answer is None and answers(screen))
+        screen.conversation.close()
+        screen.conversation.path.unlink()
+        await typed(pilot, "still here")
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.query(Notice))
+        assert screen.query_one(Composer).text == "still here"
+
+
+async def test_the_chosen_theme_is_remembered(opened):
+    async with opened() as (pilot, _screen):
+        pilot.app.theme = "nord"
+        await pilot.pause()
+    async with opened() as (pilot, _screen):
+        assert pilot.app.theme == "nord"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec
 
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
@@ -15,9 +18,25 @@ from localknobs.knobs import Value
 from localknobs.sampler_state import SamplerState
 from localknobs.tui.bridge import Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed
 from localknobs.tui.screens.picker import Choice, Picker
-from localknobs.tui.widgets.message_view import MessageView
 from localknobs.tui.widgets.status_line import StatusLine
 from localknobs.tui.widgets.transcript import Transcript
+
+P = ParamSpec("P")
+
+
+def shows_errors(
+    method: Callable[Concatenate[AnsweringScreen, P], Awaitable[None]],
+) -> Callable[Concatenate[AnsweringScreen, P], Awaitable[None]]:
+    """Let a method of the screen show an error of the core, such as a full disk, instead of raising it."""
+
+    @wraps(method)
+    async def shown(self: AnsweringScreen, *arguments: P.args, **named: P.kwargs) -> None:
+        try:
+            await method(self, *arguments, **named)
+        except LocalknobsError as error:
+            await self.show_error(error)
+
+    return shown
 
 
 class AnsweringScreen(Screen[None]):
@@ -103,18 +122,17 @@ class AnsweringScreen(Screen[None]):
     async def on_answer_grew(self, event: AnswerGrew) -> None:
         """Save and show what came."""
         answer = event.answer
-        if answer.node is None:
-            answer.node = answer.conversation.add("assistant", "")
-            if answer.conversation is self.conversation:
-                await self.transcript.add(self.conversation, answer.node, self.model_name, growing=True)
-        view = self._view(answer)
+        node = await self._node_of(answer)
+        if node is None:
+            return
+        view = self.transcript.view_of(node)
         for piece in event.pieces:
             if isinstance(piece, str):
-                answer.conversation.grow(answer.node, piece)
+                await self._save(answer, partial(answer.conversation.grow, node, piece))
                 if view:
                     await view.grow(piece)
             elif isinstance(piece, SamplerChanged):
-                answer.conversation.mark(answer.node, len(answer.node.text), piece.changes)
+                await self._save(answer, partial(answer.conversation.mark, node, len(node.text), piece.changes))
                 if view:
                     await view.mark(piece.changes)
             else:
@@ -127,13 +145,11 @@ class AnsweringScreen(Screen[None]):
     async def on_answer_ended(self, event: AnswerEnded) -> None:
         """Save how an answer ended, and say what the user can do about it when that was no good end."""
         answer, finished = event.answer, event.finished
-        if finished:
-            if answer.node is None:
-                answer.node = answer.conversation.add("assistant", "")
-                if answer.conversation is self.conversation:
-                    await self.transcript.add(self.conversation, answer.node, self.model_name)
-            answer.conversation.finish(answer.node, finished.reason, asdict(finished.stats))
-        if view := self._view(answer):
+        if finished and (node := await self._node_of(answer)):
+            stats = asdict(finished.stats)
+            await self._save(answer, partial(answer.conversation.finish, node, finished.reason, stats))
+        view = self.transcript.view_of(answer.node) if answer.node else None
+        if view:
             await view.finish()
         self.answer = None
         self._ended.set()
@@ -149,8 +165,28 @@ class AnsweringScreen(Screen[None]):
         elif finished and finished.reason == "context" and answer.conversation is self.conversation:
             self.offer_room(f"The context is full: {finished.stats.context_size:,} tokens. The answer stops here.")
 
-    def _view(self, answer: Answer) -> MessageView | None:
-        return self.transcript.view_of(answer.node) if answer.node else None
+    async def _node_of(self, answer: Answer) -> Node | None:
+        """Return the answer's message, added and shown when it is not there yet; None when it cannot be saved."""
+        if answer.node is None and not answer.unsaved:
+            try:
+                answer.node = answer.conversation.add("assistant", "")
+            except LocalknobsError as error:
+                answer.unsaved = True
+                self.bridge.stop()
+                await self.show_error(error)
+            else:
+                if answer.conversation is self.conversation:
+                    await self.transcript.add(self.conversation, answer.node, self.model_name, growing=True)
+        return answer.node
+
+    async def _save(self, answer: Answer, write: Callable[[], None]) -> None:
+        """Write a part of an answer; what the disk refuses stays on the screen, and that is said once."""
+        try:
+            write()
+        except LocalknobsError as error:
+            if not answer.unsaved:
+                answer.unsaved = True
+                await self.show_error(error)
 
     def _note(self, note: Noted) -> None:
         self.notify(note.text, severity="warning" if note.level == "warning" else "information", timeout=8)
@@ -190,6 +226,7 @@ class AnsweringScreen(Screen[None]):
 
     # ---- other branches -----------------------------------------------------------------------
 
+    @shows_errors
     async def regenerate(self, node: Node | None = None) -> None:
         """Answer again: the given message, or the last one of the user's. The old answer stays as a branch."""
         await self.stop_and_wait()
@@ -204,6 +241,7 @@ class AnsweringScreen(Screen[None]):
         await self.show_conversation()
         self.begin_answer()
 
+    @shows_errors
     async def replace(self, node: Node, text: str, *, go_on: bool) -> None:
         """Put an edited text beside a message as a branch of its own, and answer it, or go on with it."""
         await self.stop_and_wait()
@@ -217,6 +255,7 @@ class AnsweringScreen(Screen[None]):
         elif go_on:
             self.begin_answer(continued=added)
 
+    @shows_errors
     async def show_branch(self, node: Node, direction: int) -> None:
         """Show the next or previous alternative at a message."""
         alternatives = self.conversation.siblings(node)

@@ -79,7 +79,10 @@ class Dialogs(AnsweringScreen):
             if choice == "delete":
                 if path == self.conversation.path:
                     await self.open_conversation(Conversation(model=self.conversation.model))
-                delete_conversation(path)
+                try:
+                    delete_conversation(path)
+                except LocalknobsError as error:
+                    self.notify(str(error), severity="error")
             self.action_chats()
 
         title = Conversation(path).title
