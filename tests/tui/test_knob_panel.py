@@ -9,6 +9,7 @@ from textual.widgets import Input, Markdown
 from localknobs.knobs import KNOBS
 from localknobs.presets import preset
 from localknobs.tui.screens.chat import ACTIONS
+from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import LABEL_WIDTH, KnobRow
 
@@ -178,9 +179,9 @@ async def test_a_loading_knob_waits_for_the_reload(opened, scripted):
     async with opened() as (pilot, screen):
         row(screen, "n_ctx").focus()
         await pilot.press("5", "1", "2", "enter")
-        assert screen.reload_pending and "F6" in screen.status.trouble
+        assert screen.reload_pending and "Ctrl+L" in screen.status.trouble
         assert len(scripted.engines) == 1
-        await pilot.press("f6")
+        await pilot.press("escape", "ctrl+l")
         await until(pilot, lambda: len(scripted.engines) == 2 and screen.bridge.ready)
         assert scripted.engine.settings.n_ctx == 512 and scripted.engines[0].closed
         await until(pilot, lambda: not screen.reload_pending)
@@ -240,3 +241,9 @@ async def test_tab_goes_round(opened, scripted, typed):
             await pilot.press("tab")
             seen.append(type(screen.focused).__name__)
         assert seen == ["KnobRow", "MessageView", "Composer"]
+
+
+async def test_no_key_of_an_action_is_taken_by_the_message_box(opened):
+    async with opened() as (_pilot, screen):
+        taken = {key for key, bindings in screen.query_one(Composer)._bindings}
+        assert not taken & {action.key for action in ACTIONS}

@@ -51,9 +51,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("ctrl+n", "new_chat", "New", "start a new conversation"),
     Action("ctrl+r", "regenerate", "Again", "answer the last message again; the old answer stays as a branch"),
     Action("escape", "stop", "Stop", "stop the answer being written; else go back to the message box"),
-    Action("f6", "reload", "Reload", "load the model again with the knobs marked ⟳"),
+    Action("ctrl+l", "reload", "Reload", "load the model again with the knobs marked ⟳"),
     Action("f5", "system", "System prompt", "set the system prompt", in_footer=False),
-    Action("f7", "levers", "Levers", "read about the five levers", in_footer=False),
+    Action("f10", "levers", "Levers", "read about the five levers", in_footer=False),
     Action("f8", "presets", "Presets", "choose a preset", in_footer=False),
     Action("f9", "save_preset", "Save preset", "save the knobs as a preset of your own", in_footer=False),
     Action("ctrl+o", "copy_last", "Copy answer", "copy the last answer to the clipboard", in_footer=False),
@@ -282,7 +282,9 @@ class ChatScreen(Dialogs, AnsweringScreen):
             self.load_values[name] = event.value
             self.refresh_bindings()
             if event.row.applies == "reload":
-                self.status.trouble = "F6 loads the model again with the changed ⟳ knobs" if self.reload_pending else ""
+                self.status.trouble = (
+                    "Ctrl+L loads the model again with the changed ⟳ knobs" if self.reload_pending else ""
+                )
             return
         self.sampler.set(name, event.value)
         self._send_changes({name: event.value})

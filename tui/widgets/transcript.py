@@ -15,13 +15,13 @@ from localknobs.tui.widgets.message_view import MessageView
 SHOWN_AT_FIRST = 40
 """Messages of a long conversation that are laid out at once; the ones before on request."""
 GREETING = """\
-Write a message below and press Enter. For example:
+Write a message and press Enter, such as:
 
   What does temperature do?
   Tell me a very short story.
   Which quantization should I choose?
 
-F2 goes to the knobs. Move a slider while an answer is being written:
+F2 goes to the knobs. Move a slider while an answer is being written: \
 it takes effect at the next token. F1 shows every key.
 """
 
