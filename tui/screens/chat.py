@@ -131,7 +131,6 @@ class ChatScreen(Dialogs, AnsweringScreen):
     async def _after_first_frame(self) -> None:
         self.load_model(self._first_model)
         await self.query_one(Horizontal).mount(KnobPanel({**self.sampler.values, **self.load_values}))
-        self._show_sampler()
 
     def on_unmount(self) -> None:
         """End the engine and close the conversation with the screen."""
@@ -282,9 +281,8 @@ class ChatScreen(Dialogs, AnsweringScreen):
             self.load_values[name] = event.value
             self.refresh_bindings()
             if event.row.applies == "reload":
-                self.status.trouble = (
-                    "Ctrl+L loads the model again with the changed ⟳ knobs" if self.reload_pending else ""
-                )
+                hint = "Ctrl+L loads the model again with the changed ⟳ knobs"
+                self.status.trouble = hint if self.reload_pending else ""
             return
         self.sampler.set(name, event.value)
         self._send_changes({name: event.value})
