@@ -1,0 +1,171 @@
+"""Long work as a generator of events: what a job says, how it is drained, and files that are whole or not there.
+
+A job is a generator function that takes a frozen config, yields events and returns its result. Closing
+the generator stops it: Python raises at the `yield`, and the job's `finally` cleans up. A job therefore
+yields at least every tensor, batch or few megabytes. Nothing in a job prints, draws or asks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from localknobs.errors import BadValue, NotEnough
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A stage begins.
+
+    Args:
+        what: What is done, as a phrase: `converting`.
+        total: How much there is to do, in `unit`; 0 when unknown.
+        unit: `bytes`, `tensors`, `tokens`, `steps`.
+    """
+
+    what: str
+    total: int
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """So much more of the stage is done, in its unit."""
+
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something the user should know that is no error."""
+
+    text: str
+    level: Literal["info", "warning"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number of the work: a loss, a size, an error."""
+
+    name: str
+    value: float
+    step: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """A file is complete under its final name."""
+
+    path: Path
+
+
+JobEvent = Started | Advanced | Noted | Measured | Wrote
+Job = Generator[JobEvent, None, Result]
+_KINDS = {kind.__name__: kind for kind in (Started, Advanced, Noted, Measured, Wrote)}
+
+
+def drain(job: Job[Result], on_event: Callable[[JobEvent], None] | None = None) -> Result:
+    """Run a job to its end and return its result; whatever interrupts it also closes it, so that it cleans up."""
+    try:
+        while True:
+            try:
+                event = next(job)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if on_event:
+                on_event(event)
+    finally:
+        job.close()
+
+
+def event_as_mapping(event: JobEvent) -> dict[str, Any]:
+    """Return an event as plain data, for one JSON line."""
+    fields = asdict(event)
+    return {
+        "event": type(event).__name__,
+        **{key: str(value) if isinstance(value, Path) else value for key, value in fields.items()},
+    }
+
+
+def event_from_mapping(fields: dict[str, Any]) -> JobEvent:
+    """Return the event of plain data; raises `KeyError` or `TypeError` when it is none."""
+    rest = dict(fields)
+    kind = _KINDS[rest.pop("event")]
+    if kind is Wrote:
+        rest["path"] = Path(rest["path"])
+    made: JobEvent = kind(**rest)
+    return made
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+PARTIAL = ".partial"
+_PARTIAL_NAME = re.compile(r"\.(.+)\.(\d+)\.partial$")
+
+
+@contextlib.contextmanager
+def partial_file(target: Path) -> Iterator[Path]:
+    """Write a large file beside its final name; leaving normally flushes it to disk and renames it over `target`.
+
+    Leaving by an exception, a closed generator included, removes it. Leftovers of killed processes are removed first.
+
+    Raises:
+        NotEnough: the disk is full; nothing is left behind.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent)
+    beside = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    try:
+        try:
+            yield beside
+            with open(beside, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(beside, target)
+        except OSError as error:
+            if error.errno in (28, 27, 122):  # ENOSPC, EFBIG, EDQUOT
+                raise NotEnough(
+                    f"The disk is full: {target} could not be written", "Free some space, or write elsewhere with -o."
+                ) from None
+            raise
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove partial files in a folder whose process is gone; return them."""
+    removed = []
+    for file in folder.glob(f".*{PARTIAL}"):
+        named = _PARTIAL_NAME.fullmatch(file.name)
+        if named and not _is_alive(int(named[2])):
+            with contextlib.suppress(OSError):
+                file.unlink()
+                removed.append(file)
+    return removed
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
+def refuse_same_file(source: Path, target: Path) -> None:
+    """Refuse to write over what is read: llama.cpp maps its input, and the file would be destroyed.
+
+    Raises:
+        BadValue: both are the same file, by whatever names.
+    """
+    if source.exists() and target.exists() and os.path.samefile(source, target):
+        raise BadValue(f"{target} is the input itself", "Name another output with -o.")
