@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import REPOSITORY
 
 os.environ["TEXTUAL_ANIMATIONS"] = "none"  # read when Textual is imported, so set before any test module is
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 _CLEARED = (
     "LOCALKNOBS_MODELS", "LOCALKNOBS_DEBUG", "LOCALKNOBS_OFFLINE",
     "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "TRANSFORMERS_OFFLINE",

@@ -172,10 +172,8 @@ def _build_facts(build: Build, trial: Trial) -> Iterator[tuple[str, object]]:
         yield "built-in model", "FAILED"
         return
     yield "extra CPU buffers", "work" if trial.extra_buffers else "crash here, not used"
-    yield (
-        "built-in model",
-        f"loads in {trial.took_s:.1f} s, wrote {trial.tokens} tokens at {trial.tokens_per_s:,.0f} tokens/s on one thread",
-    )
+    speed = f"{trial.tokens} tokens at {trial.tokens_per_s:,.0f} tokens/s on one thread"
+    yield "built-in model", f"loads in {trial.took_s:.1f} s, wrote {speed}"
 
 
 def _device_text(device: Device) -> str:

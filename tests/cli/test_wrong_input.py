@@ -60,7 +60,7 @@ def test_a_file_that_is_no_model(refused, tmp_path, name, verb):
 def test_the_built_in_model_cut_at_some_place(refused, built_in, tmp_path, share):
     whole = built_in.read_bytes()
     (tmp_path / "cut.gguf").write_bytes(whole[: int(len(whole) * share)])
-    assert "cut short" in refused(3, "chat", tmp_path / "cut.gguf", "-p", "x")
+    assert "Download it again." in refused(3, "chat", tmp_path / "cut.gguf", "-p", "x")
 
 
 def test_no_such_file_and_the_near_name(refused, home, tmp_path):

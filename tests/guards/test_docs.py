@@ -5,8 +5,8 @@ import subprocess
 import tomllib
 
 import pytest
-from conftest import REPOSITORY
 from generated_docs import DOCS, pages
+from repository import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))

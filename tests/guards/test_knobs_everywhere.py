@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY
+from repository import REPOSITORY
 
 from localknobs.engine import LoadSettings
 from localknobs.knobs import KNOBS, knobs_of

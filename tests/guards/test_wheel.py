@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from repository import REPOSITORY
 
 SOURCES = {"localknobs": "localknobs", "tui": "localknobs/tui", "convert": "localknobs/convert"}
 LIMIT_BYTES = 16 * 2**20
