@@ -77,13 +77,15 @@ class Conversation:
     Args:
         path: File to continue; None for a new one, whose file appears with its first message.
         model: Name of the model, kept in a new file.
+        system: System prompt of a new one, may be empty; kept in the file.
     """
 
-    def __init__(self, path: Path | None = None, model: str = "") -> None:
+    def __init__(self, path: Path | None = None, model: str = "", system: str = "") -> None:
         self.nodes: dict[int, Node] = {}
         self.leaf = ROOT
         self.title = ""
         self.model = model
+        self.system = system
         self.path = path or conversations_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.jsonl"
         self._journal = Journal(self.path, "conversation")
         if path is not None:
@@ -101,9 +103,9 @@ class Conversation:
             at = node.parent
         return found[::-1]
 
-    def messages(self, system: str = "") -> list[Message]:
-        """Return the branch as the engine takes it, with a system prompt in front when there is one."""
-        head = [Message(role="system", content=system)] if system else []
+    def messages(self) -> list[Message]:
+        """Return the branch as the engine takes it, with the system prompt in front when there is one."""
+        head = [Message(role="system", content=self.system)] if self.system else []
         return head + [
             Message(role=node.role, content=node.text) for node in self.branch() if node.text or node.role == "user"
         ]
@@ -157,12 +159,21 @@ class Conversation:
         self._append({"title": title})
         self.title = title
 
+    def instruct(self, system: str) -> None:
+        """Use another system prompt from the next answer on; the empty text for none."""
+        if self.nodes:
+            self._append({"system": system})
+        self.system = system
+
     def close(self) -> None:
         """Close the file; a later addition opens it again."""
         self._journal.close()
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        self._journal.append(record, first={"conversation": 1, "model": self.model, "began": time.time()})
+        self._journal.append(record, first=self._first_record())
+
+    def _first_record(self) -> dict[str, Any]:
+        return {"conversation": 1, "model": self.model, "system": self.system, "began": time.time()}
 
     # ---- reading ------------------------------------------------------------------------------
 
@@ -196,7 +207,9 @@ class Conversation:
         elif "title" in record:
             self.title = _title(str(record["title"]))
         elif "conversation" in record:
-            self.model = str(record.get("model", ""))
+            self.model, self.system = str(record.get("model", "")), str(record.get("system", ""))
+        elif "system" in record:
+            self.system = str(record["system"])
 
     def _take_node(self, node: Node) -> None:
         self.nodes[node.id] = node

@@ -114,8 +114,8 @@ class Commands:
 
     def _system(self, text: str) -> None:
         if text:
-            self._repl.system = "" if text == "-" else text
-        print(f"system prompt: {printable(self._repl.system) or '(none)'}")
+            self._repl.conversation.instruct("" if text == "-" else text)
+        print(f"system prompt: {printable(self._repl.conversation.system) or '(none)'}")
 
     def _regenerate(self, _text: str) -> None:
         conversation = self._repl.conversation
@@ -129,7 +129,7 @@ class Commands:
 
     def _clear(self, _text: str) -> None:
         self._repl.conversation.close()
-        self._repl.conversation = Conversation(model=self._repl.model)
+        self._repl.conversation = Conversation(model=self._repl.model, system=self._repl.conversation.system)
         print("new conversation")
 
     def _save(self, text: str) -> None:

@@ -36,10 +36,9 @@ class Repl:
     def __init__(self, engine: Engine, model: str, system: str, sampler: SamplerState, *, show_stats: bool) -> None:
         self.engine = engine
         self.model = model
-        self.system = system
         self.sampler = sampler
         self.show_stats = show_stats
-        self.conversation = Conversation(model=model)
+        self.conversation = Conversation(model=model, system=system)
         self.leaving = False
         self.commands = Commands(self)
 
@@ -135,7 +134,7 @@ class Repl:
 
     def answer(self) -> None:
         """Write the answer to the branch as it is; Ctrl+C stops it and keeps what was written."""
-        messages = self.conversation.messages(self.system)
+        messages = self.conversation.messages()
         writer = AnswerWriter()
         node: Node | None = None
         finished: Finished | None = None

@@ -342,7 +342,7 @@ async def test_a_full_disk_is_said_once_and_the_answer_stays_on_the_screen(opene
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as full:
-            full.setattr("localknobs.journal.os.write", refuse)
+            full.setattr("localknobs.journal.Journal._write", refuse)
             scripted.engine.say(arrived(" and not"))
             await until(pilot, lambda: screen.query(Notice))
             scripted.engine.say(arrived(" saved."), finished())

@@ -156,11 +156,26 @@ def test_the_engine_gets_the_branch_without_empty_answers():
     conversation = Conversation()
     conversation.add("user", "Hi")
     conversation.add("assistant", "")
-    assert conversation.messages("Be kind.") == [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": "Hi"},
-    ]
     assert conversation.messages() == [{"role": "user", "content": "Hi"}]
+
+
+def test_the_system_prompt_is_kept_with_the_conversation():
+    conversation = Conversation(system="Be kind.")
+    conversation.add("user", "Hi")
+    first = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    assert Conversation(conversation.path).messages() == conversation.messages() == first
+    conversation.instruct("Be brief.")
+    assert Conversation(conversation.path).messages()[0]["content"] == "Be brief."
+    conversation.instruct("")
+    assert Conversation(conversation.path).messages() == first[1:]
+
+
+def test_instructing_an_empty_conversation_writes_nothing_yet():
+    conversation = Conversation()
+    conversation.instruct("Be kind.")
+    assert not conversation.path.exists()
+    conversation.add("user", "Hi")
+    assert Conversation(conversation.path).system == "Be kind."
 
 
 def test_another_process_cannot_write_to_an_open_conversation():

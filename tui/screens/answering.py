@@ -46,7 +46,6 @@ class AnsweringScreen(Screen[None]):
         conversation: The one that is shown.
         sampler: Sampling values in use.
         load_values: Values of the loading knobs.
-        system: System prompt, may be empty.
         model_name: What the user calls the model.
         answer: The answer being written, None when there is none.
     """
@@ -57,7 +56,6 @@ class AnsweringScreen(Screen[None]):
         self.conversation = Conversation()
         self.sampler = SamplerState()
         self.load_values: dict[str, Value] = {}
-        self.system = ""
         self.model_name = ""
         self.answer: Answer | None = None
         self._ended = asyncio.Event()
@@ -95,7 +93,7 @@ class AnsweringScreen(Screen[None]):
         self.status.trouble = ""
         self.status.activity = "reading the prompt …"
         self.refresh_bindings()
-        messages = self.conversation.messages(self.system)
+        messages = self.conversation.messages()
         values = dict(self.sampler.values)
         threads = int(str(self.load_values.get("threads", 0)))
         self.run_worker(
@@ -281,6 +279,10 @@ class AnsweringScreen(Screen[None]):
         self.status.context = (0, self.status.context[1])
         self.status.speed = ""
         await self.show_conversation()
+
+    def empty_conversation(self) -> Conversation:
+        """Return a new conversation with the same model and system prompt."""
+        return Conversation(model=self.conversation.model, system=self.conversation.system)
 
     @property
     def at_root(self) -> bool:

@@ -78,7 +78,7 @@ class Dialogs(AnsweringScreen):
         async def confirmed(choice: str | None) -> None:
             if choice == "delete":
                 if path == self.conversation.path:
-                    await self.open_conversation(Conversation(model=self.conversation.model))
+                    await self.open_conversation(self.empty_conversation())
                 try:
                     delete_conversation(path)
                 except LocalknobsError as error:
@@ -92,7 +92,7 @@ class Dialogs(AnsweringScreen):
     async def action_new_chat(self) -> None:
         """Start a new conversation."""
         if not self.at_root:
-            await self.open_conversation(Conversation(model=self.conversation.model))
+            await self.open_conversation(self.empty_conversation())
 
     def action_presets(self) -> None:
         """Choose a preset."""
@@ -136,14 +136,18 @@ class Dialogs(AnsweringScreen):
         """Change the system prompt."""
 
         def changed(text: str | None) -> None:
-            if text is not None:
-                self.system = text.strip()
-                self.notify(
-                    "The system prompt is used from the next answer on." if self.system else "No system prompt."
-                )
+            if text is None:
+                return
+            try:
+                self.conversation.instruct(text.strip())
+            except LocalknobsError as error:
+                self.notify(str(error), severity="error")
+            else:
+                used = "The system prompt is used from the next answer on." if text.strip() else "No system prompt."
+                self.notify(used)
 
         note = "What the model is told before the conversation. Empty for none."
-        self.app.push_screen(TextDialog("System prompt", self.system, note=note), changed)
+        self.app.push_screen(TextDialog("System prompt", self.conversation.system, note=note), changed)
 
     def on_knob_row_opened(self, event: KnobRow.Opened) -> None:
         """Type a knob's value."""
