@@ -8,21 +8,32 @@ every operation. So the tuner keeps measuring.
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
+from collections.abc import Collection
+from statistics import median_low
 
-BLOCK = 4
-"""Samples of a candidate in one trial."""
-ENOUGH = 2
-"""Samples after which a trial ends when they all say clearly the same."""
+STAGES = ((2, 0.75, 1.35), (4, 0.90, 1.15), (8, 0.96, 0.96))
+"""A trial ends after so many samples when they take less than the first share of the present time (the
+candidate is chosen) or more than the second (it is not)."""
+FAR_WORSE = 2.0
+"""Share of the present time at which the first two samples end a trial, the one that pays for the change included."""
 FIRST_PAUSE, LONGEST_PAUSE = 24, 384
 """Samples between two trials in one direction: it doubles each time the candidate there is no better."""
 LONGEST_STRIDE = 4
-BETTER = 0.96
-"""A candidate must take at most this share of the present time to be chosen."""
-CLEARLY_BETTER, CLEARLY_WORSE, FAR_WORSE = 0.75, 1.35, 2.0
-"""Shares of the present time at which a trial ends early; at the last one after a single sample."""
+CLEARLY_WORSE = 1.35
+"""Share of the present time above which a candidate is tried less often."""
+CHANGE_SEEN = 6
+"""Samples over which a change is noticed: one slow token says nothing."""
 SLOWER, FASTER = 1.25, 0.87
-"""When the present count takes this share of the time it took, the machine has changed: trials begin again."""
+"""When the present count takes this share of the time it took, the machine has changed."""
+
+
+def typical(times: Collection[float]) -> float:
+    """Return the time that three quarters of the samples stay within.
+
+    Not the median: threads that wait for a core make some tokens many times slower and leave others as
+    they were. Not the mean: a program that comes up for a moment makes one token 20 times slower.
+    """
+    return sorted(times)[(3 * len(times) - 1) // 4]
 
 
 def candidates(cores: int) -> tuple[int, ...]:
@@ -52,20 +63,16 @@ class ThreadTuner:
     def __init__(self, counts: tuple[int, ...], first: int) -> None:
         self.counts = counts
         self.chosen = min(range(len(counts)), key=lambda index: abs(counts[index] - first))
-        self._recent: deque[float] = deque(maxlen=2 * BLOCK)  # times of the chosen count
+        self._recent: deque[float] = deque(maxlen=16)  # times of the chosen count
         self._settled = 0.0  # its median time when it was last compared
         self._trial: int | None = None
         self._trial_times: list[float] = []
-        self._direction = -1
+        self._direction = -1  # fewer threads first: too many cost more than too few
         self._skip = 0
         self._skipped = 0.0
-        self._look_again()
-
-    def _look_again(self) -> None:
-        """Let trials in both directions begin at once; fewer threads first: too many costs more than too few."""
         self._stride = 1
         self._pause = {-1: FIRST_PAUSE, 1: FIRST_PAUSE}
-        self._due = {-1: 0, 1: 0}  # samples of the chosen count until the next trial there
+        self._due = {-1: 0, 1: 0}  # samples of the chosen count until the next trial in that direction
 
     @property
     def threads(self) -> int:
@@ -95,20 +102,25 @@ class ThreadTuner:
             return
         due[-1] -= 1
         due[1] -= 1
-        if self._settled and len(recent) >= BLOCK:
-            last = list(recent)
-            if median(last[-BLOCK:]) > SLOWER * self._settled or (
-                len(recent) == recent.maxlen and median(last) < FASTER * self._settled
-            ):
-                self._settled = 0.0
-                del last[:-BLOCK]
-                self._recent = deque(last, maxlen=recent.maxlen)
-                self._look_again()
-        if len(self._recent) < ENOUGH + 1:
-            return
-        for direction in (self._direction, -self._direction):
-            if self._due[direction] <= 0 and self._begin_trial(direction):
-                return
+        if self._settled and len(recent) >= CHANGE_SEEN:
+            self._notice_change(list(recent))
+        if len(self._recent) >= 3:
+            # The direction of the last success first.
+            for direction in (self._direction, -self._direction):
+                if self._due[direction] <= 0 and self._begin_trial(direction):
+                    return
+
+    def _notice_change(self, recent: list[float]) -> None:
+        """Look again where a change of the machine points to: slower, at fewer threads; faster, at more."""
+        last = recent[-CHANGE_SEEN:]
+        if (middle := median_low(last)) > SLOWER * self._settled:
+            # The other way a look would be dear if another program took a core, and its time comes anyway.
+            self._settled = middle
+            self._recent = deque(last, maxlen=self._recent.maxlen)
+            self._pause[-1], self._due[-1] = FIRST_PAUSE, 0
+        elif len(recent) == self._recent.maxlen and (middle := median_low(recent)) < FASTER * self._settled:
+            self._settled = middle
+            self._due[1] = min(self._due[1], FIRST_PAUSE)
 
     def _begin_trial(self, direction: int) -> bool:
         """Try the count one stride away; False where there is none."""
@@ -125,29 +137,32 @@ class ThreadTuner:
     def _record_trial(self, seconds: float) -> None:
         times = self._trial_times
         times.append(seconds)
-        present = median(self._recent)
-        enough = len(times) >= ENOUGH
-        if (enough and min(times) > CLEARLY_WORSE * present) or min(*times, self._skipped) > FAR_WORSE * present:
-            self._end_trial(present, better=False, clearly=True)
-        elif enough and max(times) < CLEARLY_BETTER * present:
-            self._end_trial(present, better=True)
-        elif len(times) >= BLOCK:
-            self._end_trial(present, better=median(times) < BETTER * present)
+        present = typical(self._recent)
+        if len(times) == 1 and min(seconds, self._skipped) > FAR_WORSE * present:
+            self._end_trial(better=False, clearly=True)
+        for count, better, worse in STAGES:
+            if len(times) != count:
+                continue
+            share = typical(times) / present
+            if share < better:
+                self._end_trial(better=True)
+            elif share >= worse and (count > 2 or min(times) >= worse * present):
+                self._end_trial(better=False, clearly=median_low(times) > CLEARLY_WORSE * present)
 
-    def _end_trial(self, present: float, *, better: bool, clearly: bool = False) -> None:
+    def _end_trial(self, *, better: bool, clearly: bool = False) -> None:
         direction, trial = self._direction, self._trial
         assert trial is not None
         self._trial = None
         if better:
             self.chosen = trial
             self._recent = deque(self._trial_times, maxlen=self._recent.maxlen)
-            self._settled = median(self._trial_times)
+            self._settled = median_low(self._trial_times)
             self._stride = min(LONGEST_STRIDE, 2 * self._stride)
-            # On in this direction; where it came from was worse just now.
-            self._pause[direction], self._due[direction] = FIRST_PAUSE, 0
-            self._due[-direction] = self._pause[-direction] if self._stride <= 2 else 0
+            # On in this direction at once; back soon, in case noise decided.
+            self._pause = {-1: FIRST_PAUSE, 1: FIRST_PAUSE}
+            self._due = {direction: 0, -direction: FIRST_PAUSE if self._stride <= 2 else 0}
             return
-        self._settled = present
+        self._settled = median_low(self._recent)
         if abs(trial - self.chosen) > 1:
             self._stride = max(1, self._stride // 2)  # it may have been a step too far
             return

