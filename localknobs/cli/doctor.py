@@ -13,7 +13,7 @@ from time import perf_counter
 
 from localknobs import version
 from localknobs.cli.findings import Finding, Machine, Terminal, Trial, findings
-from localknobs.cli.output import clear_progress, facts, heading, print_json, show_progress, size_text, wrapped
+from localknobs.cli.output import clear_progress, facts, heading, print_json, show_progress, wrapped
 from localknobs.engine import LoadSettings, Message, TextArrived, load
 from localknobs.engine.build import Build, Device, describe_build
 from localknobs.engine.probe import extra_buffers_work
@@ -33,6 +33,7 @@ from localknobs.hardware import (
 )
 from localknobs.paths import built_in_model, data_folder, models_folder
 from localknobs.terminal_text import printable
+from localknobs.units import size_text
 
 _TRIAL_TOKENS = 32
 

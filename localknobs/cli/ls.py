@@ -6,10 +6,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from localknobs.cli.output import count_text, note, print_json, size_text, table, wrapped
+from localknobs.cli.output import note, print_json, table, wrapped
 from localknobs.library import BUILT_IN, ModelEntry, installed_models
 from localknobs.paths import models_folder
 from localknobs.terminal_text import printable
+from localknobs.units import count_text, size_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -118,24 +118,6 @@ def facts(pairs: Iterable[tuple[str, object]]) -> str:
     return "\n".join(wrapped(value, " " * width, f"{label:<{width}}") for label, value in shown)
 
 
-def size_text(count: int) -> str:
-    """Return bytes the way people read them: `10.6 MiB`."""
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:,.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:,.1f} TiB"
-
-
-def count_text(count: int) -> str:
-    """Return a large count the way model cards do: `5.5M`, `8.03B`."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return str(count)
-
-
 def note(text: str) -> None:
     """Tell the user something beside the data, on standard error."""
     print(f"note: {printable(text)}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 from localknobs.cli.chat import show_reading, stats_line, why_it_ended
 from localknobs.cli.commands import Commands
 from localknobs.cli.interrupt import ctrl_c_stops
-from localknobs.cli.output import AnswerWriter, count_text, note, one_line, size_text, wrapped
+from localknobs.cli.output import AnswerWriter, note, one_line, wrapped
 from localknobs.conversations import ROOT, Conversation, Node
 from localknobs.engine import Finished, Noted, PromptRead, TextArrived
 from localknobs.engine.client import Engine
@@ -20,6 +20,7 @@ from localknobs.knobs import KNOBS
 from localknobs.paths import data_folder
 from localknobs.sampler_state import SamplerState
 from localknobs.terminal_text import printable
+from localknobs.units import count_text, size_text
 
 
 class Repl:

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from localknobs.cli.output import count_text, facts, heading, note, print_json, size_text, table
+from localknobs.cli.output import facts, heading, note, print_json, table
 from localknobs.engine.checks import cache_bytes_per_token
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import ArrayInfo, Header, TensorInfo, check_is_model, read_header, shard_paths
 from localknobs.knobs import knob
 from localknobs.library import BUILT_IN, find_model
+from localknobs.units import count_text, size_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:

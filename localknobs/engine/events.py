@@ -106,6 +106,7 @@ class ModelInfo:
     """What a loaded model says of itself.
 
     Args:
+        description: Architecture, size and quantization, such as `llama 8.03B Q4_K_M`.
         size_bytes: Bytes of all tensors.
         context_size: Tokens the context really has (llama.cpp may round the wish up).
         context_trained: Tokens the model was trained with.

@@ -218,12 +218,6 @@ class LoadedModel:
         found = lib.llama_model_chat_template(self.pointer, None)
         return found.decode("utf-8", "replace") if found else None
 
-    def description(self) -> str:
-        """Return llama.cpp's own one-line description, such as `llama 8B Q4_K - Medium`."""
-        buffer = ctypes.create_string_buffer(256)
-        lib.llama_model_desc(self.pointer, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
-
     def set_threads(self, generation: int, prompt: int) -> None:
         """Set CPU threads for one token and for many."""
         lib.llama_set_n_threads(self.context, generation, prompt)

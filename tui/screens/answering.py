@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from functools import partial, wraps
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
@@ -25,8 +25,8 @@ P = ParamSpec("P")
 
 
 def shows_errors(
-    method: Callable[Concatenate[AnsweringScreen, P], Awaitable[None]],
-) -> Callable[Concatenate[AnsweringScreen, P], Awaitable[None]]:
+    method: Callable[Concatenate[AnsweringScreen, P], Coroutine[Any, Any, None]],
+) -> Callable[Concatenate[AnsweringScreen, P], Coroutine[Any, Any, None]]:
     """Let a method of the screen show an error of the core, such as a full disk, instead of raising it."""
 
     @wraps(method)
@@ -144,8 +144,8 @@ class AnsweringScreen(Screen[None]):
         """Save how an answer ended, and say what the user can do about it when that was no good end."""
         answer, finished = event.answer, event.finished
         if finished and (node := await self._node_of(answer)):
-            stats = asdict(finished.stats)
-            await self._save(answer, partial(answer.conversation.finish, node, finished.reason, stats))
+            ended = partial(answer.conversation.finish, node, finished.reason, asdict(finished.stats))
+            await self._save(answer, ended)
         view = self.transcript.view_of(answer.node) if answer.node else None
         if view:
             await view.finish()

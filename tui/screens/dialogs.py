@@ -18,6 +18,7 @@ from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.widgets.knob_panel import PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.message_view import MessageView
+from localknobs.units import size_text
 
 
 class Dialogs(AnsweringScreen):
@@ -30,7 +31,7 @@ class Dialogs(AnsweringScreen):
         choices = []
         for entry in installed_models():
             usable = entry.kind == "model"
-            detail = f"{entry.quant} · {entry.size_bytes / 1e9:,.2f} GB · context {entry.context:,}" if usable else ""
+            detail = f"{entry.quant} · {size_text(entry.size_bytes)} · context {entry.context:,}" if usable else ""
             detail = entry.trouble or detail or f"{entry.kind}: cannot be chatted with"
             choices.append(Choice(entry.name, entry.name, detail, usable))
         note = "GGUF files of the models folder; a path to any other file can be typed and entered."
