@@ -30,11 +30,11 @@ def shows_errors(
     """Let a method of the screen show an error of the core, such as a full disk, instead of raising it."""
 
     @wraps(method)
-    async def shown(self: AnsweringScreen, *arguments: P.args, **named: P.kwargs) -> None:
+    async def shown(screen: AnsweringScreen, /, *arguments: P.args, **named: P.kwargs) -> None:
         try:
-            await method(self, *arguments, **named)
+            await method(screen, *arguments, **named)
         except LocalknobsError as error:
-            await self.show_error(error)
+            await screen.show_error(error)
 
     return shown
 
