@@ -1,0 +1,161 @@
+"""One bar for every long job: done, rate, time left; Ctrl+C stops the job and what it began is cleaned up.
+
+On standard error, so that standard output stays data. Where that is no terminal, now and then a plain line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from localknobs.cli.output import clear_progress, note, show_progress
+from localknobs.errors import Stopped
+from localknobs.jobs import Advanced, Job, JobEvent, Measured, Noted, Result, Started, drain
+from localknobs.units import size_text
+
+REDRAW_S = 0.1
+"""Time between two drawings of the bar: more often than people can read costs the job its time."""
+PLAIN_LINE_S = 10.0
+"""Least time between two lines where standard error is no terminal."""
+_BAR_CELLS = 24
+
+
+def run_job(job: Job[Result], *, stopped: str = "Nothing was written.") -> Result:
+    """Run a job with a bar on standard error; return its result.
+
+    Args:
+        job: What to run.
+        stopped: What is left when the user stops it, for the message.
+
+    Raises:
+        Stopped: by Ctrl+C or a signal to end; the job has cleaned up after itself.
+    """
+    bar = ProgressBar()
+    try:
+        with _first_signal_stops():
+            return drain(job, bar.on_event)
+    except KeyboardInterrupt:
+        bar.clear()
+        raise Stopped("Stopped", stopped) from None
+    finally:
+        bar.clear()
+
+
+class ProgressBar:
+    """Shows the events of a job."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._stage = Started("", 0, "")
+        self._done = 0
+        self._measured = ""
+        self._began = self._shown_at = monotonic()
+        self._shown_tenth = 0
+
+    def on_event(self, event: JobEvent) -> None:
+        """Take in one event and draw, if it is time."""
+        if isinstance(event, Started):
+            self._stage, self._done, self._measured, self._shown_tenth = event, 0, "", 0
+            self._began = self._shown_at = monotonic()
+            self._show(self._line() if self._live else self._title())
+        elif isinstance(event, Advanced):
+            self._done += event.amount
+            self._draw()
+        elif isinstance(event, Measured):
+            self._measured = f"{event.name} {event.value:.4g}"
+            self._draw()
+        elif isinstance(event, Noted):
+            self.clear()
+            note(event.text)
+
+    def clear(self) -> None:
+        """Wipe the bar, so that something else can be printed."""
+        clear_progress()
+
+    def _draw(self) -> None:
+        now = monotonic()
+        if self._live:
+            if now - self._shown_at >= REDRAW_S:
+                self._show(self._line())
+            return
+        tenth = 10 * self._done // self._stage.total if self._stage.total else 0
+        if tenth > self._shown_tenth and now - self._shown_at >= PLAIN_LINE_S:
+            self._shown_tenth = tenth
+            self._show(self._line())
+
+    def _show(self, line: str) -> None:
+        self._shown_at = monotonic()
+        if self._live:
+            columns = shutil.get_terminal_size().columns
+            with contextlib.suppress(OSError):  # of standard error itself: standard output may be a file
+                columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            show_progress(line[: max(10, columns - 1)])
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _title(self) -> str:
+        return f"{self._stage.what}: {self._amount(self._stage.total)}" if self._stage.total else self._stage.what
+
+    def _line(self) -> str:
+        seconds = monotonic() - self._began
+        total, done = self._stage.total, self._done
+        parts = [self._stage.what]
+        if total:
+            share = min(1.0, done / total)
+            if self._live:
+                filled = int(share * _BAR_CELLS)
+                parts.append(f"[{'#' * filled}{'-' * (_BAR_CELLS - filled)}]")
+            parts.append(f"{share:4.0%} of {self._amount(total)}")
+        elif done:
+            parts.append(self._amount(done))
+        if done and seconds >= 1:
+            rate = done / seconds
+            parts.append(f"{self._amount(int(rate)) if rate >= 1 else f'{rate:.2g} {self._stage.unit}'}/s")
+            if total > done:
+                parts.append(f"{time_text((total - done) / rate)} left")
+        if self._measured:
+            parts.append(self._measured)
+        return "  ".join(parts)
+
+    def _amount(self, count: int) -> str:
+        return size_text(count) if self._stage.unit == "bytes" else f"{count:,} {self._stage.unit}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a duration as people read it: `0:07`, `12:34`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextlib.contextmanager
+def _first_signal_stops() -> Iterator[None]:
+    """Let the first Ctrl+C, or signal to end, raise `KeyboardInterrupt`; later ones must not interrupt the clean-up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) == 1:
+            raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before: dict[int, Any] = {}
+    for number in numbers:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays nohup
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
