@@ -83,12 +83,16 @@ class Header:
         version: GGUF version, 2 or 3.
         metadata: Key to value; arrays of up to 512 numbers are kept, longer ones are `ArrayInfo`.
         tensors: In file order.
+        data_start: Byte of the file from which the tensors' offsets count.
+        key_ends: Byte of the file behind each key's value, in file order; the first key begins at 24.
     """
 
     path: Path
     version: int
     metadata: dict[str, Metadata]
     tensors: tuple[TensorInfo, ...]
+    data_start: int = 0
+    key_ends: tuple[int, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -285,9 +289,11 @@ class _Reader:
         if key_count > MAX_KEYS or tensor_count > MAX_TENSORS:
             raise self._damaged(f"it claims {key_count:,} keys and {tensor_count:,} tensors")
         metadata: dict[str, Metadata] = {}
+        key_ends = []
         for _ in range(key_count):
             key = self._text()
             metadata[key] = self._value(self._scalar("I"))
+            key_ends.append(self.file.tell())
         tensors = tuple(self._tensor() for _ in range(tensor_count))
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
@@ -300,7 +306,7 @@ class _Reader:
                     f"{self.path} is cut short: it has {self.size:,} bytes, and {tensor.name} ends at {end:,}",
                     "The download is not complete. " + _AGAIN,
                 )
-        return Header(self.path, version, metadata, tensors)
+        return Header(self.path, version, metadata, tensors, start, tuple(key_ends))
 
     def _tensor(self) -> TensorInfo:
         name = self._text()
