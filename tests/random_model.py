@@ -24,8 +24,9 @@ TEMPLATE = (
 
 
 def byte_tokens(text: str | bytes) -> list[int]:
-    """Return the tokens of a text in this vocabulary (no fillers used)."""
-    return [FIRST_BYTE + byte for byte in (text.encode() if isinstance(text, str) else text)]
+    """Return the tokens of a text in this vocabulary (no fillers used); SentencePiece writes a space as U+2581."""
+    data = text.encode() if isinstance(text, str) else text
+    return [FIRST_BYTE + byte for byte in data.replace(b" ", "\u2581".encode())]
 
 
 def _writer(

@@ -178,7 +178,7 @@ class Generator:
                 reason = "stop"
             elif controls.stop.is_set():
                 reason = "stopped"
-            elif counts.generated == limit:
+            elif 0 < limit <= counts.generated:  # it may have been lowered meanwhile
                 reason = "length"
             elif len(cached) >= model.context_size:
                 reason = "context"
