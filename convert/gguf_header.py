@@ -1,0 +1,109 @@
+"""Write a GGUF header whose keys come from another file byte for byte; nothing is decoded that is only carried over.
+
+Knows no weights: a writer puts the header first and the tensors after it, in the order given here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from localknobs.convert.ggml import TYPE_NUMBERS
+from localknobs.errors import BadFile
+from localknobs.gguf_info import Header
+
+_FIRST_KEY = 24  # after magic, version, and the counts of tensors and keys
+_U32, _F32, _BOOL, _TEXT, _ARRAY = 4, 6, 7, 8, 9
+DEFAULT_ALIGNMENT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class RawKey:
+    """A key with its value as the file stores both."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as it will stand in a file.
+
+    Args:
+        name: Its name.
+        shape: Sizes, the fastest first.
+        type_name: ggml's name of its type.
+        size_bytes: Without padding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+    size_bytes: int
+
+
+def raw_keys(header: Header) -> list[RawKey]:
+    """Read the keys of a file whose header was checked.
+
+    Raises:
+        BadFile: the file is not the one whose header this is.
+    """
+    keys, end = [], header.key_ends[-1] if header.key_ends else _FIRST_KEY
+    with header.path.open("rb") as file:
+        data = file.read(end)
+    starts = (_FIRST_KEY, *header.key_ends)
+    for start, stop in zip(starts, header.key_ends, strict=False):
+        (length,) = struct.unpack_from("<Q", data, start)
+        name = data[start + 8 : start + 8 + length].decode("utf-8", "replace")
+        keys.append(RawKey(name, data[start:stop]))
+    if len(data) != end or any(key.name not in header.metadata for key in keys):
+        raise BadFile(f"{header.path} has changed while it was read", "Try again when nothing writes to it.")
+    return keys
+
+
+def text_key(name: str, value: str) -> RawKey:
+    """Return a key whose value is a text."""
+    return RawKey(name, _text(name) + struct.pack("<I", _TEXT) + _text(value))
+
+
+def number_key(name: str, value: int) -> RawKey:
+    """Return a key whose value is an unsigned 32-bit number."""
+    return RawKey(name, _text(name) + struct.pack("<II", _U32, value))
+
+
+def texts_key(name: str, values: Sequence[str]) -> RawKey:
+    """Return a key whose value is a list of texts."""
+    return RawKey(
+        name, _text(name) + struct.pack("<IIQ", _ARRAY, _TEXT, len(values)) + b"".join(_text(value) for value in values)
+    )
+
+
+def replaced(keys: Iterable[RawKey], new: Iterable[RawKey], without: Iterable[str] = ()) -> list[RawKey]:
+    """Return keys with new ones at the end, in place of those of the same name, and without some."""
+    added = {key.name: key for key in new}
+    gone = {*without, *added}
+    return [*(key for key in keys if key.name not in gone), *added.values()]
+
+
+def header_bytes(keys: Sequence[RawKey], tensors: Sequence[StoredTensor], alignment: int = DEFAULT_ALIGNMENT) -> bytes:
+    """Return a whole header, padded, after which the tensors follow in order, each padded too."""
+    head = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)))
+    for key in keys:
+        head += key.data
+    offset = 0
+    for tensor in tensors:
+        head += _text(tensor.name) + struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
+        head += struct.pack("<IQ", TYPE_NUMBERS[tensor.type_name], offset)
+        offset += padded(tensor.size_bytes, alignment)
+    return bytes(head) + b"\0" * (-len(head) % alignment)
+
+
+def padded(size: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
+    """Return a size rounded up to the alignment."""
+    return (size + alignment - 1) // alignment * alignment
+
+
+def _text(text: str) -> bytes:
+    data = text.encode("utf-8", "surrogateescape")
+    return struct.pack("<Q", len(data)) + data
