@@ -13,6 +13,7 @@ VERBS = {
     "chat": "chat with a model in this terminal, or answer one prompt",
     "ls": "list the models on this machine",
     "show": "show what is inside a model file",
+    "quantize": "make a smaller file of a model, or several in one pass",
     "knobs": "list every knob, or explain one knob or lever",
     "doctor": "say what this machine and this build can do, and how to mend what is missing",
     "tui": "open the terminal interface (also: localknobs with no verb)",
@@ -33,7 +34,7 @@ STOPPED = 130
 
 def help_text() -> str:
     """Return what `localknobs --help` prints; plain text, so that no parser need be imported for it."""
-    lines = "\n".join(f"  {verb:<8} {text}" for verb, text in VERBS.items())
+    lines = "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
     return (
         "usage: localknobs [VERB] [OPTIONS]\n\n"
         "Every knob you can turn on a model after it is trained, on your own machine.\n"
