@@ -49,6 +49,12 @@ class WeightSource(Protocol):
     def read(self, name: str) -> Floats:
         """A tensor as float32."""
 
+    def is_changed(self, name: str) -> bool:
+        """Whether its values are others than those on disk: something is merged into it."""
+
+    def fill(self, name: str, offset: int, out: npt.NDArray[np.uint8]) -> None:
+        """Read bytes of a tensor as they are on disk, from an offset on, into a buffer; from any thread."""
+
 
 class Checkpoint:
     """A checkpoint that lies in a folder. Its tensors may be read from several threads.
@@ -126,10 +132,10 @@ class Checkpoint:
         for at in range(0, out.size, step):
             part = out[at : at + step]
             if spec.dtype == "F32":
-                self._fill(spec, (first + at) * item_bytes, part.view(np.uint8))
+                self.fill(name, (first + at) * item_bytes, part.view(np.uint8))
             else:
                 stored = np.empty(part.size * item_bytes, np.uint8)
-                self._fill(spec, (first + at) * item_bytes, stored)
+                self.fill(name, (first + at) * item_bytes, stored)
                 to_float32(spec.dtype, stored, part)
             check_finite(part, spec)
 
@@ -137,11 +143,21 @@ class Checkpoint:
         """Return a tensor's bytes as they are stored, read into memory of its own, of whatever type."""
         spec = self.info(name)
         stored = np.empty(spec.size_bytes, np.uint8)
-        self._fill(spec, 0, stored)
+        self.fill(name, 0, stored)
         return stored
 
-    def _fill(self, spec: TensorSpec, offset: int, out: npt.NDArray[np.uint8]) -> None:
-        self._places[spec.name].fill(spec, offset, out)
+    def is_changed(self, name: str) -> bool:
+        """Return whether its values are others than those on disk; nothing is merged here."""
+        return False
+
+    def fill(self, name: str, offset: int, out: npt.NDArray[np.uint8]) -> None:
+        """Read bytes of a tensor, from an offset on, into a buffer.
+
+        Raises:
+            BadFile: the file is cut short; names file and tensor.
+        """
+        spec = self.info(name)
+        self._places[name].fill(spec, offset, out)
 
     def need(self, key: str) -> Any:
         """Return a value of the config that cannot be done without.

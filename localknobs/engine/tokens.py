@@ -1,0 +1,70 @@
+"""llama.cpp's tokens of some texts, from a file that may hold a vocabulary alone; in a process of its own.
+
+A vocabulary that llama.cpp dislikes may end the process. What the child prints on standard error is
+llama.cpp's log; on standard output it prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from localknobs.errors import BadFile
+
+_COMMAND = (sys.executable, "-P", "-m", "localknobs.engine.tokens")
+_REASON = ("error", "failed", "unknown", "invalid", "cannot", "missing")
+
+
+def tokens_of(model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+    """Return the tokens of each text, without any that are put around it.
+
+    Args:
+        model: A GGUF file; its tensors are not looked at.
+        texts: Texts, and whether special tokens written out in one count as such.
+
+    Raises:
+        BadFile: llama.cpp cannot read the vocabulary; the message gives its reason.
+    """
+    order = json.dumps({"model": str(model), "texts": list(texts)}).encode()
+    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    done = subprocess.run(_COMMAND, input=order, capture_output=True, env=environment, check=False)
+    if done.returncode == 0:
+        found: list[list[int]] = json.loads(done.stdout)
+        return found
+    lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line.lower() for word in _REASON)]
+    raise BadFile(
+        f"llama.cpp cannot use the vocabulary: {(telling or lines or ['it gave no reason'])[0]}",
+        "Its tokenizer may be of a kind that llama.cpp does not have.",
+    )
+
+
+def _main() -> int:
+    from localknobs.engine.llama import lib, send_log_to_stderr
+
+    send_log_to_stderr()
+    order = json.loads(sys.stdin.buffer.read())
+    lib.llama_backend_init()
+    parameters = lib.llama_model_default_params()
+    parameters.vocab_only = True
+    model = lib.llama_model_load_from_file(os.fsencode(order["model"]), parameters)
+    if not model:
+        return 1
+    vocabulary = lib.llama_model_get_vocab(model)
+    found = []
+    for text, special in order["texts"]:
+        data = text.encode("utf-8", "surrogatepass")
+        room = (lib.llama_token * (len(data) + 8))()
+        count = lib.llama_tokenize(vocabulary, data, len(data), room, len(room), False, special)
+        found.append(list(room[:count]))
+    sys.stdout.write(json.dumps(found))
+    sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
