@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 
 from textual.message import Message
@@ -25,25 +26,55 @@ from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value
 
 PAUSE_S = 0.09
-"""Time between two messages of one answer: eyes follow no more, and every redraw takes time from the engine."""
+"""Time between two looks at a growing answer: eyes follow no more, and every redraw takes time from the engine."""
 
 Piece = str | SamplerChanged | Noted
 """What an answer brings, in order: text, a change of knobs, a note."""
 
 
-@dataclass(slots=True, eq=False)
 class Answer:
-    """An answer being written.
+    """An answer being written: the engine's thread puts in what comes, the screen takes it out.
 
     Args:
         conversation: Where it belongs, also when another one is shown meanwhile.
         node: Its message; None until its first text came.
+
+    Attributes:
         unsaved: Whether the disk refused to take a part of it, which was said once.
+        last: The newest text event: counts and speed.
+        first_text_s: Seconds until the first text came, as the reader sees it; 0 before.
     """
 
-    conversation: Conversation
-    node: Node | None = None
-    unsaved: bool = False
+    def __init__(self, conversation: Conversation, node: Node | None = None) -> None:
+        self.conversation = conversation
+        self.node = node
+        self.unsaved = False
+        self.last: TextArrived | None = None
+        self.first_text_s = 0.0
+        self._began = monotonic()
+        self._lock = threading.Lock()
+        self._pieces: list[Piece] = []
+        self._told = False
+
+    def put(self, piece: Piece | TextArrived) -> bool:
+        """Add what came; return whether the screen must be told of it, which it then is once until it has taken all."""
+        with self._lock:
+            if isinstance(piece, TextArrived):
+                self.first_text_s = self.first_text_s or monotonic() - self._began
+                self.last, piece = piece, piece.text
+            if isinstance(piece, str) and self._pieces and isinstance(self._pieces[-1], str):
+                self._pieces[-1] += piece
+            else:
+                self._pieces.append(piece)
+            told, self._told = self._told, True
+            return not told
+
+    def take(self) -> list[Piece]:
+        """Return what came since the last time; nothing means that the screen wants to be told again."""
+        with self._lock:
+            pieces, self._pieces = self._pieces, []
+            self._told = bool(pieces)
+            return pieces
 
 
 @dataclass
@@ -77,11 +108,9 @@ class PromptProgressed(Message):
 
 @dataclass
 class AnswerGrew(Message):
-    """More of an answer came."""
+    """More of an answer came; the screen takes it out of `answer`."""
 
     answer: Answer
-    pieces: list[Piece]
-    last: TextArrived | None
 
 
 @dataclass
@@ -91,20 +120,6 @@ class AnswerEnded(Message):
     answer: Answer
     finished: Finished | None = None
     error: LocalknobsError | None = None
-
-
-@dataclass(slots=True)
-class _Gathered:
-    """What came since the last message to the screen."""
-
-    pieces: list[Piece] = field(default_factory=list)
-    last: TextArrived | None = None
-
-    def take(self, piece: Piece) -> None:
-        if isinstance(piece, str) and self.pieces and isinstance(self.pieces[-1], str):
-            self.pieces[-1] += piece
-        else:
-            self.pieces.append(piece)
 
 
 class Bridge:
@@ -147,34 +162,21 @@ class Bridge:
         if engine is None:
             self._post(AnswerEnded(answer, error=LocalknobsError("No model is loaded", "Press F3 to choose one.")))
             return
-        gathered, sent = _Gathered(), 0.0
         finished: Finished | None = None
+        failure: LocalknobsError | None = None
         try:
             if engine.settings.threads != threads:
                 engine.set_threads(threads)
             for event in engine.stream(messages, values, continue_last=continue_last):
-                if isinstance(event, TextArrived):
-                    gathered.take(event.text)
-                    gathered.last = event
-                elif isinstance(event, Finished):
+                if isinstance(event, Finished):
                     finished = event
                 elif isinstance(event, PromptRead):
                     self._post(PromptProgressed(answer, event))
-                else:
-                    gathered.take(event)
-                if gathered.pieces and (now := monotonic()) - sent >= PAUSE_S:
-                    self._post(AnswerGrew(answer, gathered.pieces, gathered.last))
-                    gathered, sent = _Gathered(), now
+                elif answer.put(event):
+                    self._post(AnswerGrew(answer))
         except LocalknobsError as error:
-            self._flush(answer, gathered)
-            self._post(AnswerEnded(answer, error=error))
-        else:
-            self._flush(answer, gathered)
-            self._post(AnswerEnded(answer, finished=finished))
-
-    def _flush(self, answer: Answer, gathered: _Gathered) -> None:
-        if gathered.pieces:
-            self._post(AnswerGrew(answer, gathered.pieces, gathered.last))
+            failure = error
+        self._post(AnswerEnded(answer, finished, failure))
 
     def set_sampler(self, changes: Mapping[str, Value]) -> None:
         """Change knobs of the answer being written."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from scripted_engine import arrived, finished, until
-from textual.widgets import Markdown, OptionList
+from textual.widgets import Input, Markdown, OptionList
 
 from localknobs.conversations import Conversation, saved_conversations
 from localknobs.engine import Noted, PromptRead
@@ -298,8 +298,9 @@ async def test_a_long_conversation_shows_its_end_first_and_the_rest_on_request(o
         long.finish(long.add("assistant", f"answer {number}"), "end")
     long.close()
     async with opened() as (pilot, screen):
-        await screen.open_conversation(Conversation(long.path))
-        assert len(screen.transcript.views) == 40 and screen.transcript.views[-1].node.text == "answer 49"
+        screen.open_conversation(Conversation(long.path))
+        await until(pilot, lambda: len(screen.transcript.views) == 40)
+        assert screen.transcript.views[-1].node.text == "answer 49"
         await pilot.press("up", "home")
         await until(pilot, lambda: len(screen.transcript.views) == 100)
 
@@ -371,3 +372,46 @@ async def test_the_chosen_theme_is_remembered(opened):
         await pilot.pause()
     async with opened() as (pilot, _screen):
         assert pilot.app.theme == "nord"
+
+
+async def test_another_conversation_is_chosen_while_an_answer_is_written(opened, scripted, typed):
+    other = Conversation()
+    other.add("user", "the other one")
+    other.close()
+    async with opened() as (pilot, screen):
+        await typed(pilot, "hello")
+        await pilot.press("enter")
+        scripted.engine.say(arrived("Half"))
+        await until(pilot, lambda: answers(screen) == ["Half"])
+        await pilot.press("f4")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
+        pilot.app.screen.query_one(Input).value = "the other"
+        await pilot.pause()
+        await pilot.press("enter")
+        await until(pilot, lambda: [view.node.text for view in screen.transcript.views] == ["the other one"])
+        assert scripted.engine.stops == 1
+        assert {entry.title for entry in saved_conversations()} == {"hello", "the other one"}
+
+
+async def test_again_on_a_message_while_its_answer_is_written(opened, scripted, typed):
+    async with opened() as (pilot, screen):
+        await typed(pilot, "hello")
+        await pilot.press("enter")
+        scripted.engine.say(arrived("Half"))
+        await until(pilot, lambda: answers(screen) == ["Half"])
+        await pilot.press("up", "r")
+        await until(pilot, lambda: len(scripted.engine.asked) == 2)
+        scripted.engine.answer("Whole")
+        await until(pilot, lambda: answers(screen) == ["Whole"] and screen.answer is None)
+
+
+async def test_two_pieces_at_once_are_both_shown_though_nothing_follows(opened, scripted, typed):
+    async with opened() as (pilot, screen):
+        await typed(pilot, "hello")
+        await pilot.press("enter")
+        scripted.engine.say(arrived("one"), arrived(" two", 2))
+        await until(pilot, lambda: answers(screen) == ["one two"])
+        scripted.engine.say(arrived(" three", 3))
+        await until(pilot, lambda: answers(screen) == ["one two three"])
+        scripted.engine.say(finished())
+        await until(pilot, lambda: screen.answer is None)

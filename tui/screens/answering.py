@@ -16,7 +16,7 @@ from localknobs.engine import Noted, SamplerChanged
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
 from localknobs.knobs import Value
 from localknobs.sampler_state import SamplerState
-from localknobs.tui.bridge import Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed
+from localknobs.tui.bridge import PAUSE_S, Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.widgets.status_line import StatusLine
 from localknobs.tui.widgets.transcript import Transcript
@@ -24,19 +24,27 @@ from localknobs.tui.widgets.transcript import Transcript
 P = ParamSpec("P")
 
 
-def shows_errors(
+def after_the_answer(
     method: Callable[Concatenate[AnsweringScreen, P], Coroutine[Any, Any, None]],
-) -> Callable[Concatenate[AnsweringScreen, P], Coroutine[Any, Any, None]]:
-    """Let a method of the screen show an error of the core, such as a full disk, instead of raising it."""
+) -> Callable[Concatenate[AnsweringScreen, P], None]:
+    """Let a method run once the answer being written is stopped and saved, and let it show what goes wrong.
+
+    It runs in a task of its own: the screen must go on taking what comes, or it would wait for itself.
+    """
 
     @wraps(method)
-    async def shown(screen: AnsweringScreen, /, *arguments: P.args, **named: P.kwargs) -> None:
-        try:
-            await method(screen, *arguments, **named)
-        except LocalknobsError as error:
-            await screen.show_error(error)
+    def started(screen: AnsweringScreen, /, *arguments: P.args, **named: P.kwargs) -> None:
+        async def run() -> None:
+            await screen.stop_and_wait()
+            try:
+                await method(screen, *arguments, **named)
+            except LocalknobsError as error:
+                await screen.show_error(error)
 
-    return shown
+        description = "changing the conversation"
+        screen.run_worker(run(), group="change", exclusive=True, description=description, exit_on_error=False)
+
+    return started
 
 
 class AnsweringScreen(Screen[None]):
@@ -118,13 +126,21 @@ class AnsweringScreen(Screen[None]):
             self.status.activity = f"reading the prompt, {event.progress.done:,} of {event.progress.total:,} tokens"
 
     async def on_answer_grew(self, event: AnswerGrew) -> None:
-        """Save and show what came."""
+        """Save and show what came, then look again after a moment until nothing more has come."""
+        if not self.query(Transcript):
+            return  # the screen is being closed
         answer = event.answer
-        node = await self._node_of(answer)
+        if await self._take(answer):
+            self.set_timer(PAUSE_S, partial(self.post_message, AnswerGrew(answer)))
+
+    async def _take(self, answer: Answer) -> bool:
+        """Save and show what came of an answer; return whether there was anything."""
+        pieces = answer.take()
+        node = await self._node_of(answer) if pieces else None
         if node is None:
-            return
+            return False
         view = self.transcript.view_of(node)
-        for piece in event.pieces:
+        for piece in pieces:
             if isinstance(piece, str):
                 await self._save(answer, partial(answer.conversation.grow, node, piece))
                 if view:
@@ -135,14 +151,19 @@ class AnsweringScreen(Screen[None]):
                     await view.mark(piece.changes)
             else:
                 self._note(piece)
-        if event.last and answer is self.answer:
+        if answer.last and answer is self.answer:
             self.status.activity = "writing (Esc stops)"
-            self.status.speed = f"{event.last.tokens_per_s:,.0f} tokens/s"
-            self.status.context = (event.last.context_used, self.status.context[1])
+            self._show_speed(answer.last.tokens_per_s, answer.first_text_s)
+            self.status.context = (answer.last.context_used, self.status.context[1])
+        return True
+
+    def _show_speed(self, tokens_per_s: float, first_token_s: float) -> None:
+        self.status.speed = f"{tokens_per_s:,.0f} tokens/s, first {first_token_s * 1000:,.0f} ms"
 
     async def on_answer_ended(self, event: AnswerEnded) -> None:
         """Save how an answer ended, and say what the user can do about it when that was no good end."""
         answer, finished = event.answer, event.finished
+        await self._take(answer)
         if finished and (node := await self._node_of(answer)):
             ended = partial(answer.conversation.finish, node, finished.reason, asdict(finished.stats))
             await self._save(answer, ended)
@@ -155,8 +176,7 @@ class AnsweringScreen(Screen[None]):
         if finished:
             stats = finished.stats
             self.status.context = (stats.context_used, stats.context_size)
-            first = stats.time_to_first_token_s * 1000
-            self.status.speed = f"{stats.tokens_per_s:,.0f} tokens/s · first after {first:,.0f} ms"
+            self._show_speed(stats.tokens_per_s, stats.time_to_first_token_s)
         self.refresh_bindings()
         if event.error:
             await self.show_error(event.error)
@@ -224,10 +244,9 @@ class AnsweringScreen(Screen[None]):
 
     # ---- other branches -----------------------------------------------------------------------
 
-    @shows_errors
+    @after_the_answer
     async def regenerate(self, node: Node | None = None) -> None:
         """Answer again: the given message, or the last one of the user's. The old answer stays as a branch."""
-        await self.stop_and_wait()
         branch = self.conversation.branch()
         at = branch.index(node) if node in branch else len(branch) - 1
         while at >= 0 and branch[at].role != "user":
@@ -239,10 +258,9 @@ class AnsweringScreen(Screen[None]):
         await self.show_conversation()
         self.begin_answer()
 
-    @shows_errors
+    @after_the_answer
     async def replace(self, node: Node, text: str, *, go_on: bool) -> None:
         """Put an edited text beside a message as a branch of its own, and answer it, or go on with it."""
-        await self.stop_and_wait()
         self.conversation.rewind(node.parent)
         added = self.conversation.add(node.role, text)
         if node.role == "assistant" and not go_on:
@@ -253,14 +271,13 @@ class AnsweringScreen(Screen[None]):
         elif go_on:
             self.begin_answer(continued=added)
 
-    @shows_errors
+    @after_the_answer
     async def show_branch(self, node: Node, direction: int) -> None:
         """Show the next or previous alternative at a message."""
         alternatives = self.conversation.siblings(node)
         if len(alternatives) < 2:
             self.notify("There is no other branch here; e edits a message into one, r answers again.")
             return
-        await self.stop_and_wait()
         chosen = alternatives[(alternatives.index(node) + direction) % len(alternatives)]
         self.conversation.show(chosen)
         await self.show_conversation()
@@ -271,9 +288,9 @@ class AnsweringScreen(Screen[None]):
         """Lay out the conversation's shown branch."""
         await self.transcript.show(self.conversation, self.model_name, whole=whole)
 
+    @after_the_answer
     async def open_conversation(self, conversation: Conversation) -> None:
         """Go on with another conversation."""
-        await self.stop_and_wait()
         self.conversation.close()
         self.conversation = conversation
         self.status.context = (0, self.status.context[1])

@@ -190,10 +190,9 @@ class ChatScreen(Dialogs, AnsweringScreen):
         self._waiting_for_model = False
         await self.show_error(event.error)
 
-    async def action_reload(self) -> None:
+    def action_reload(self) -> None:
         """Load the model again with the present loading knobs."""
-        await self.stop_and_wait()
-        self.load_model(self._wanted_name)
+        self.use_model(self._wanted_name)
 
     @property
     def reload_pending(self) -> bool:
@@ -241,13 +240,13 @@ class ChatScreen(Dialogs, AnsweringScreen):
         else:
             views[max(0, at)].focus()
 
-    async def on_message_view_branch_asked(self, event: MessageView.BranchAsked) -> None:
+    def on_message_view_branch_asked(self, event: MessageView.BranchAsked) -> None:
         """Show another branch."""
-        await self.show_branch(event.view.node, event.direction)
+        self.show_branch(event.view.node, event.direction)
 
-    async def action_regenerate(self) -> None:
+    def action_regenerate(self) -> None:
         """Answer the last message again."""
-        await self.regenerate()
+        self.regenerate()
 
     def action_stop(self) -> None:
         """Stop the answer, or go back to the composer."""

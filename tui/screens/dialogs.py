@@ -11,7 +11,7 @@ from localknobs.knobs import KNOBS
 from localknobs.library import installed_models
 from localknobs.presets import delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card, lever_cards
-from localknobs.tui.screens.answering import AnsweringScreen
+from localknobs.tui.screens.answering import AnsweringScreen, after_the_answer
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.picker import Choice, ModelPicker, Picker
 from localknobs.tui.screens.text_dialog import TextDialog
@@ -37,10 +37,14 @@ class Dialogs(AnsweringScreen):
         note = "GGUF files of the models folder; a path to any other file can be typed and entered."
         self.app.push_screen(ModelPicker("Models", choices, note=note, chosen=self.model_name), self._model_chosen)
 
-    async def _model_chosen(self, name: str | None) -> None:
+    def _model_chosen(self, name: str | None) -> None:
         if name:
-            await self.stop_and_wait()
-            self.load_model(name)
+            self.use_model(name)
+
+    @after_the_answer
+    async def use_model(self, name: str) -> None:
+        """Go on with another model, or with the same one loaded anew."""
+        self.load_model(name)
 
     def load_model(self, name: str) -> None:
         """Load a model by name or path."""
@@ -73,13 +77,13 @@ class Dialogs(AnsweringScreen):
         except LocalknobsError as error:
             await self.show_error(error)
         else:
-            await self.open_conversation(conversation)
+            self.open_conversation(conversation)
 
     async def _delete_chat(self, path: Path) -> None:
         async def confirmed(choice: str | None) -> None:
             if choice == "delete":
                 if path == self.conversation.path:
-                    await self.open_conversation(self.empty_conversation())
+                    self.open_conversation(self.empty_conversation())
                 try:
                     delete_conversation(path)
                 except LocalknobsError as error:
@@ -90,10 +94,10 @@ class Dialogs(AnsweringScreen):
         choices = [Choice("keep", "Keep it"), Choice("delete", "Delete it", "this cannot be undone")]
         self.app.push_screen(Picker(f"Delete the conversation “{title}”?", choices), confirmed)
 
-    async def action_new_chat(self) -> None:
+    def action_new_chat(self) -> None:
         """Start a new conversation."""
         if not self.at_root:
-            await self.open_conversation(self.empty_conversation())
+            self.open_conversation(self.empty_conversation())
 
     def action_presets(self) -> None:
         """Choose a preset."""
@@ -170,7 +174,7 @@ class Dialogs(AnsweringScreen):
             self.app.copy_to_clipboard(node.text)
             self.notify("Copied.")
         elif event.what == "regenerate":
-            await self.regenerate(node)
+            self.regenerate(node)
         elif event.what == "go_on":
             await self._go_on(node)
         elif event.what == "edit":
@@ -185,7 +189,7 @@ class Dialogs(AnsweringScreen):
     def _edit(self, node: Node) -> None:
         async def edited(text: str | None) -> None:
             if text is not None and text.strip() and (text != node.text or node.role == "assistant"):
-                await self.replace(node, text if node.role == "assistant" else text.strip(), go_on=True)
+                self.replace(node, text if node.role == "assistant" else text.strip(), go_on=True)
 
         if node.role == "user":
             title, note = "Edit your message", "It is answered anew as a branch; the old one stays (← → on it)."

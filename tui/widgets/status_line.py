@@ -32,22 +32,26 @@ class StatusLine(Widget):
     def render(self) -> Text:
         """Draw the line, what goes on at the left and the numbers at the right."""
         theme = self.app.theme_variables
-        right = Text(self.speed)
+        left = Text(self.trouble, theme["error"]) if self.trouble else Text(self.activity, theme["accent"])
+        right = self._numbers("context ")
+        if left.cell_len + 2 + right.cell_len > self.size.width:
+            right = self._numbers("")
+        room = self.size.width - right.cell_len
+        left.truncate(max(0, room - 2), overflow="ellipsis")
+        left.append(" " * max(1, room - left.cell_len))
+        return left + right
+
+    def _numbers(self, label: str) -> Text:
+        """Return speed and context meter."""
+        theme = self.app.theme_variables
+        numbers = Text(self.speed)
         used, size = self.context
         if size:
             share = min(1.0, used / size)
             colour = theme["warning"] if share >= FULL_WARNING else theme["primary"]
             filled = round(share * METER_WIDTH)
-            right.append("  context " if self.speed else "context ")
-            right.append("━" * filled, colour)
-            right.append("─" * (METER_WIDTH - filled))
-            right.append(f" {used:,}/{size:,}", colour if share >= FULL_WARNING else "")
-        left = Text()
-        if self.trouble:
-            left.append(self.trouble, theme["error"])
-        else:
-            left.append(self.activity, theme["accent"])
-        room = self.size.width - right.cell_len
-        left.truncate(max(0, room - 2), overflow="ellipsis")
-        left.append(" " * max(1, room - left.cell_len))
-        return left + right
+            numbers.append(f"  {label}" if self.speed else label)
+            numbers.append("━" * filled, colour)
+            numbers.append("─" * (METER_WIDTH - filled))
+            numbers.append(f" {used:,}/{size:,}", colour if share >= FULL_WARNING else "")
+        return numbers
