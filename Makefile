@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 ENGINE := llama-cpp-python
 
-.PHONY: help run setup test lint gpu docs screenshots clean
+.PHONY: help run setup cuda-appeared test lint gpu docs screenshots clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -24,7 +24,15 @@ help:
 run: setup
 	@$(BIN)/localknobs $(ARGS)
 
-setup: $(VENV)/.base-done
+setup: cuda-appeared $(VENV)/.base-done
+
+# A CPU build is made again for the GPU once the CUDA toolkit is there.
+cuda-appeared:
+	@PATH="$$PATH:/usr/local/cuda/bin"; \
+	if [ -f $(VENV)/.engine-done ] && ! grep -qs CUDA $(VENV)/.engine-flags \
+	  && command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "The CUDA toolkit is here now: llama.cpp is built again for the GPU."; \
+	  touch $(VENV)/.engine-stale; rm -f $(VENV)/.engine-done; fi
 
 # ---- the environment -------------------------------------------------------------------------
 
@@ -55,7 +63,7 @@ $(VENV)/.venv-done:
 $(VENV)/.engine-done: $(VENV)/.venv-done constraints.txt
 	@set -eu; version=$$(sed -n 's/^$(ENGINE)==//p' constraints.txt); \
 	here=$$($(BIN)/python -c 'from importlib.metadata import version; print(version("$(ENGINE)"))' 2>/dev/null || true); \
-	if [ "$$here" = "$$version" ] && [ -z "$(FRESH)" ]; then touch $@; exit 0; fi; \
+	if [ "$$here" = "$$version" ] && [ -z "$(FRESH)" ] && [ ! -e $(VENV)/.engine-stale ]; then touch $@; exit 0; fi; \
 	$(CHECK_TOOLS); \
 	flags="-DGGML_RPC=on $${CMAKE_ARGS:-}"; options=; \
 	if [ -n "$$here" ]; then options="--force-reinstall --no-deps"; fi; \
@@ -71,7 +79,8 @@ $(VENV)/.engine-done: $(VENV)/.venv-done constraints.txt
 	works() { $(BIN)/python -c 'import llama_cpp, sys; sys.exit(not llama_cpp.llama_supports_rpc())' 2>/dev/null; }; \
 	install $$options; \
 	if ! works; then echo "The cached build lacks RPC; compiling afresh."; install --no-cache-dir --force-reinstall --no-deps; fi; \
-	if ! works; then echo "llama.cpp was installed but does not load: $$($(BIN)/python -c 'import llama_cpp' 2>&1 | tail -1)" >&2; exit 1; fi
+	if ! works; then echo "llama.cpp was installed but does not load: $$($(BIN)/python -c 'import llama_cpp' 2>&1 | tail -1)" >&2; exit 1; fi; \
+	echo "$$flags" > $(VENV)/.engine-flags; rm -f $(VENV)/.engine-stale
 	@touch $@
 
 $(VENV)/.base-done: $(VENV)/.engine-done pyproject.toml constraints.txt
