@@ -197,13 +197,16 @@ class Engine:
         except _ProbeDied as died:
             if not extra or wished is not None:
                 raise died.error from None
+        try:
             info = self._load(False, on_progress)
-            probe.remember_broken()  # only now: what fails without them too is not their fault
-            note = (
-                "llama.cpp's extra CPU buffers crash on this machine, so models are loaded without them; "
-                "prompts are read more slowly."
-            )
-            return replace(info, notes=(*info.notes, note))
+        except _ProbeDied as died:
+            raise died.error from None  # it is not their fault
+        probe.remember_broken()
+        note = (
+            "llama.cpp's extra CPU buffers crash on this machine, so models are loaded without them; "
+            "prompts are read more slowly."
+        )
+        return replace(info, notes=(*info.notes, note))
 
     def _load(self, extra: bool, on_progress: Callable[[float], None] | None) -> ModelInfo:
         worker = self._new_worker()

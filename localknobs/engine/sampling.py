@@ -126,8 +126,9 @@ class Sampler:
     def _new_grammar(self, text: str) -> Any:
         if not text.strip():
             return None
-        source = text.encode("utf-8", "replace")
-        grammar = lib.llama_sampler_init_grammar(self.model.vocabulary, source, b"root") if b"\0" not in source else None
+        source, grammar = text.encode("utf-8", "replace"), None
+        if b"\0" not in source:  # C would read up to there
+            grammar = lib.llama_sampler_init_grammar(self.model.vocabulary, source, b"root")
         if not grammar:
             raise BadValue(
                 "The grammar cannot be parsed", 'It must be GBNF with a rule named root, such as: root ::= "yes" | "no"'

@@ -1,4 +1,4 @@
-"""Every sampler against llama.cpp's own common chain, token by token; grammars, biases and penalties by their effect."""
+"""Every sampler against llama.cpp's own common chain, token by token; grammars and biases by their effect."""
 
 from __future__ import annotations
 
