@@ -26,7 +26,9 @@ NO_CACHE_SLOT = 1
 _kept_callbacks: list[Any] = []  # a collected CFUNCTYPE object that C still calls is a crash
 
 
-_DEBUG, _CONTINUED = 1, 5  # ggml_log_level of ggml.h
+_DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # ggml_log_level of ggml.h
+_errors: list[str] = []
+"""What llama.cpp logged as errors; the first one of a failed load says why it failed."""
 _WEIGHT_BUFFER = re.compile(rb"(\S+) model buffer size")
 _weight_buffers: list[str] = []
 """Names of the buffers that hold weights, which only the log tells."""
@@ -43,6 +45,8 @@ def send_log_to_stderr() -> None:
         shown[0] = level
         if level != _DEBUG:
             os.write(2, text)
+            if level == _ERROR:
+                _errors.append(text.decode("utf-8", "replace").strip())
             if found := _WEIGHT_BUFFER.search(text):
                 _weight_buffers.append(found[1].decode("utf-8", "replace"))
 
@@ -59,6 +63,15 @@ def _device_of(buffer: str) -> str:
 class LoadedModel:
     """A model, its vocabulary and one context.
 
+    Args:
+        settings: Which file, and how.
+        context_size: Tokens.
+        threads: CPU threads.
+        use_extra_bufts: Whether llama.cpp may keep repacked weights.
+        on_progress: Called with 0 to 1 while the weights are read.
+        eval_callback: A `ggml_backend_sched_eval_callback` that looks at every computed tensor; it must not raise,
+            since that would leave the rest uncomputed without an error. The caller keeps it alive.
+
     Raises:
         BadFile: llama.cpp cannot read the file.
         NotEnough: the context does not fit into memory.
@@ -71,6 +84,7 @@ class LoadedModel:
         threads: int,
         use_extra_bufts: bool,
         on_progress: Callable[[float], None],
+        eval_callback: Any = None,
     ) -> None:
         lib.llama_backend_init()
         self.pointer: Any = None
@@ -89,9 +103,10 @@ class LoadedModel:
         model_params.progress_callback = progress
         self.pointer = lib.llama_model_load_from_file(os.fsencode(settings.model), model_params)
         if not self.pointer:
+            reason = _errors[0].rpartition("error loading model: ")[2] if _errors else "it does not say why"
             raise BadFile(
-                f"llama.cpp cannot load {settings.model}",
-                "The log below says why; a damaged download must be fetched again.",
+                f"llama.cpp cannot load {settings.model}: {reason}",
+                "A damaged download must be fetched again; a new architecture needs a newer llama.cpp.",
             )
         self.vocabulary: Any = lib.llama_model_get_vocab(self.pointer)
         self.vocabulary_size: int = lib.llama_vocab_n_tokens(self.vocabulary)
@@ -102,6 +117,8 @@ class LoadedModel:
         context_params.n_threads = threads
         context_params.n_threads_batch = threads
         context_params.no_perf = True
+        if eval_callback:
+            context_params.cb_eval = eval_callback
         self.context = lib.llama_init_from_model(self.pointer, context_params)
         if not self.context:
             self.close()
@@ -133,6 +150,23 @@ class LoadedModel:
             return int(lib.llama_decode(self.context, self._batch_of_one))
         array = (lib.llama_token * len(tokens))(*tokens)
         return int(lib.llama_decode(self.context, lib.llama_batch_get_one(array, len(tokens))))
+
+    def decode_all(self, tokens: Sequence[int]) -> int:
+        """Compute tokens that follow what the cache holds; logits are kept for every one of them.
+
+        Also the way to see whole activations: where few logits are wanted, the last layer computes few rows.
+        """
+        batch = lib.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            begin = self.tokens_in_cache()
+            for place, token in enumerate(tokens):
+                batch.token[place], batch.pos[place] = token, begin + place
+                batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
+                batch.logits[place] = 1
+            return int(lib.llama_decode(self.context, batch))
+        finally:
+            lib.llama_batch_free(batch)
 
     def _suppressed(self) -> tuple[int, ...]:
         """Return the tokens that the file says must never be drawn."""

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from localknobs.engine import protocol
@@ -37,11 +37,14 @@ class WorkerProcess:
 
     The threads read all the time, whether or not anybody takes the messages: a worker never waits
     for a slow reader, and its log never blocks it.
+
+    Args:
+        command: Another program that speaks the same way, one JSON object a line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, command: Sequence[str] = WORKER_COMMAND) -> None:
         self.process = subprocess.Popen(
-            WORKER_COMMAND,
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
