@@ -78,7 +78,7 @@ class Generator:
         tokens = prompt.tokens or [max(0, self.model.begin_token)]
         if len(tokens) >= self.model.context_size:
             raise ContextFull(
-                f"The conversation has {len(tokens)} tokens, and the context holds {self.model.context_size}",
+                f"The conversation has {len(tokens):,} tokens, and the context holds {self.model.context_size:,}",
                 "Start a new conversation, shorten a message, or load the model with a larger context (-c).",
                 needed_tokens=len(tokens) + 1,
                 available_tokens=self.model.context_size,

@@ -218,7 +218,8 @@ def test_the_process_that_renders_is_gone_when_closed(renderer):
 def test_templates_may_use_what_templates_of_the_hub_use(template_of):
     source = (
         "{%- set ns = namespace(n=0) -%}{%- for m in messages -%}{%- if loop.index0 > 5 -%}{%- break -%}{%- endif -%}"
-        "{%- set ns.n = ns.n + 1 -%}{{ m['content'] | trim }}{%- endfor -%}"
+        "{%- set ns.n = ns.n + 1 -%}"
+        "{% generation %}{{ m['content'] | trim }}{% endgeneration %}{%- endfor -%}"
         "{{ {'a': 'é'} | tojson }}{{ strftime_now('%Y') | length }}{{ tools is defined }}{{ ns.n }}{{ eos_token }}"
     )
     prompt = template_of(source).prompt(user(" Hi "))
