@@ -199,7 +199,7 @@ def _read_dat(path: Path) -> Imatrix:
         sums = np.frombuffer(take(4 * size), "<f4").astype(np.float64)
         # A file that counted no calls holds the means themselves.
         entries[name] = Entry(sums[None, :], np.array([calls if calls > 0 else 1]))
-    chunks, datasets = 0, ()
+    chunks, datasets = 0, tuple[str, ...]()
     if place < len(data):
         chunks = number()
         datasets = (take(number()).decode("utf-8", "replace"),)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,15 +21,26 @@ from localknobs.convert.gguf_header import RawKey, raw_keys
 from localknobs.errors import BadFile
 from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
 
+PORTION_VALUES = 262_144
+"""Values that a thread takes at once: 1 MiB as float32, which stays in its cache between reading and quantizing."""
 
-class TensorReader(Protocol):
-    """Reads rows of one tensor; may be called from several threads."""
 
-    def read_bytes(self, row: int, out: Bytes) -> None:
-        """Fill a buffer with the stored bytes from a row on."""
+class Rows(Protocol):
+    """Some rows of a tensor, read when they are asked for, by any thread."""
 
-    def read_rows(self, row: int, out: Floats) -> None:
-        """Fill a buffer of (rows, columns) with the rows from one on."""
+    @property
+    def count(self) -> int:
+        """How many rows."""
+
+    def values(self) -> Floats:
+        """Return them as float32, in memory that the same thread's next call takes again.
+
+        Shapes:
+            (rows, columns).
+        """
+
+    def stored(self) -> Bytes:
+        """Return their bytes in the source's type, in memory of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +101,8 @@ class Source(Protocol):
     def header_file(self) -> contextlib.AbstractContextManager[Path]:
         """Return a GGUF file with this header for a dry run; its data may be a hole."""
 
-    def open(self) -> contextlib.AbstractContextManager[Callable[[SourceTensor], TensorReader]]:
-        """Begin to read; inside, what is returned gives a reader of each tensor."""
+    def open(self) -> contextlib.AbstractContextManager[Callable[[SourceTensor], Iterator[Rows]]]:
+        """Begin to read; inside, what is returned gives a tensor's rows in order, in portions."""
 
 
 class GgufSource:
@@ -120,42 +131,60 @@ class GgufSource:
         yield self.path
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Callable[[SourceTensor], TensorReader]]:
+    def open(self) -> Iterator[Callable[[SourceTensor], Iterator[Rows]]]:
         """Begin to read."""
         with contextlib.ExitStack() as stack:
             files = {path: stack.enter_context(PositionedFile(path)) for path in self.files}
 
-            def reader(tensor: SourceTensor) -> TensorReader:
+            def rows_of(tensor: SourceTensor) -> Iterator[Rows]:
                 header, start = self._places[tensor.name]
-                return _GgufReader(files[header.path], tensor, start)
+                width = row_bytes(tensor.type_name, tensor.columns)
+                step = max(1, PORTION_VALUES // max(1, tensor.columns))
+                for row in range(0, tensor.rows, step):
+                    count = min(step, tensor.rows - row)
+                    yield _GgufRows(files[header.path], tensor, start + row * width, count)
 
-            yield reader
+            yield rows_of
 
 
 _scratch = threading.local()
 
 
-class _GgufReader:
-    """Reads one tensor of a GGUF file."""
+@dataclass(frozen=True, slots=True)
+class _GgufRows:
+    file: PositionedFile
+    tensor: SourceTensor
+    start: int
+    count: int
 
-    def __init__(self, file: PositionedFile, tensor: SourceTensor, start: int) -> None:
-        self._file, self._type_name, self._start = file, tensor.type_name, start
-        self._width = row_bytes(tensor.type_name, tensor.columns)
+    @property
+    def size_bytes(self) -> int:
+        return self.count * row_bytes(self.tensor.type_name, self.tensor.columns)
 
-    def read_bytes(self, row: int, out: Bytes) -> None:
-        self._file.read_into(self._start + row * self._width, out)
+    def stored(self) -> Bytes:
+        out = np.empty(self.size_bytes, np.uint8)
+        self.file.read_into(self.start, out)
+        return out
 
-    def read_rows(self, row: int, out: Floats) -> None:
-        flat = out.reshape(-1)
-        if self._type_name == "F32":
-            self.read_bytes(row, flat.view(np.uint8))
-            return
-        size = len(out) * self._width
-        stored: Bytes | None = getattr(_scratch, "stored", None)
-        if stored is None or stored.size < size:
-            stored = _scratch.stored = np.empty(size, np.uint8)
-        self.read_bytes(row, stored[:size])
-        to_floats(self._type_name, stored[:size], flat)
+    def values(self) -> Floats:
+        flat: Floats = _room("floats", self.count * self.tensor.columns, np.float32)
+        if self.tensor.type_name == "F32":
+            self.file.read_into(self.start, flat.view(np.uint8))
+        else:
+            stored = _room("stored", self.size_bytes, np.uint8)
+            self.file.read_into(self.start, stored)
+            to_floats(self.tensor.type_name, stored, flat)
+        rows: Floats = flat.reshape(self.count, self.tensor.columns)
+        return rows
+
+
+def _room(name: str, size: int, kind: type[np.generic]) -> Any:
+    """Return memory of this thread, which is taken again and again."""
+    room = getattr(_scratch, name, None)
+    if room is None or room.size < size:
+        room = np.empty(size, kind)
+        setattr(_scratch, name, room)
+    return room[:size]
 
 
 class PositionedFile:
@@ -176,7 +205,7 @@ class PositionedFile:
         Raises:
             BadFile: the file ends before, or the disk cannot be read.
         """
-        rest = memoryview(out)
+        rest = out.data
         try:
             while rest:
                 count = self._read(place, rest)

@@ -202,7 +202,8 @@ def _dry_runs(model: str, requests: list[dict[str, Any]]) -> Iterator[str]:
         if request["tensor_types"]:
             params.tt_overrides = overrides
         importance = (lib.llama_model_imatrix_data * 2)()
-        importance[0].name, importance[0].data, importance[0].size = b"any", any_importance, 1
+        importance[0].name, importance[0].size = b"any", 1
+        importance[0].data = ctypes.cast(any_importance, ctypes.POINTER(ctypes.c_float))
         if request["with_imatrix"]:
             params.imatrix = importance
         pieces.clear()

@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from threading import local
 
 import numpy as np
 
@@ -21,15 +20,13 @@ from localknobs.convert.ggml import Bytes, Floats, library, quantize_rows, row_b
 from localknobs.convert.gguf_header import padded
 from localknobs.convert.imatrix_file import read_imatrix
 from localknobs.convert.quant_plan import FilePlan, PlannedTensor, TypeChoice, importance_of, plan_files
-from localknobs.convert.quant_source import GgufSource, Source, SourceTensor, TensorReader
+from localknobs.convert.quant_source import GgufSource, Rows, Source, SourceTensor
 from localknobs.convert.quant_types import TENSOR_TYPES
 from localknobs.errors import BadFile, BadValue, NotEnough
 from localknobs.hardware import free_disk_bytes, logical_cores
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
 from localknobs.units import size_text
 
-CHUNK_VALUES = 262_144
-"""Values a thread takes at once: 1 MiB as float32, which stays in its cache between reading and quantizing."""
 CHUNKS_AHEAD = 4
 """Chunks a thread may be ahead of the writing."""
 
@@ -139,16 +136,14 @@ def quantize(plan: QuantizePlan) -> Job[tuple[Path, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Some rows of a tensor, which share one importance, and what they become in each file.
+    """Some rows of a tensor, and what they become in each file.
 
     Args:
-        padding: Bytes that follow it in each file, behind the tensor's last rows.
+        padding: Bytes that follow in each file, behind the tensor's last rows.
     """
 
-    tensor: SourceTensor
-    reader: TensorReader
+    rows: Rows
     first_row: int
-    rows: int
     targets: tuple[PlannedTensor, ...]
     importance: Floats | None
     padding: tuple[int, ...]
@@ -161,62 +156,64 @@ class _Done:
     source_bytes: int
 
 
-def _chunks(plan: QuantizePlan, reader_of: Callable[[SourceTensor], TensorReader]) -> Iterator[_Chunk]:
-    """Cut all tensors into chunks, in the order of the files, which is one for all types."""
+def _chunks(plan: QuantizePlan, rows_of: Callable[[SourceTensor], Iterator[Rows]]) -> Iterator[_Chunk]:
+    """Take all tensors by rows, in the order of the files, which is one for all types."""
     for targets in zip(*(file.tensors for file in plan.files), strict=True):
-        tensor = targets[0].source
+        tensor, row = targets[0].source, 0
         assert all(target.source is tensor for target in targets), "llama.cpp orders tensors by name alone"
-        reader = reader_of(tensor)
-        importance = plan.importance.get(tensor.name)
         padding = tuple(
             padded(target.size_bytes, file.alignment) - target.size_bytes
             for target, file in zip(targets, plan.files, strict=True)
         )
-        step, row = max(1, CHUNK_VALUES // max(1, tensor.columns)), 0
-        while row < tensor.rows:
-            expert = row // tensor.rows_of_expert
-            rows = min(step, (expert + 1) * tensor.rows_of_expert - row)
-            last = row + rows == tensor.rows
-            part = None if importance is None else importance[expert * tensor.columns : (expert + 1) * tensor.columns]
-            behind = padding if last else (0,) * len(targets)
-            yield _Chunk(tensor, reader, row, rows, targets, part, behind)
-            row += rows
-
-
-_scratch = local()
+        for rows in rows_of(tensor):
+            is_last = row + rows.count == tensor.rows
+            behind = padding if is_last else (0,) * len(targets)
+            yield _Chunk(rows, row, targets, plan.importance.get(tensor.name), behind)
+            row += rows.count
+        if row != tensor.rows:
+            raise BadFile(
+                f"{tensor.where}: {tensor.name} has {row:,} rows instead of {tensor.rows:,}", "Fetch it again."
+            )
 
 
 def _do(chunk: _Chunk) -> _Done:
-    """Read, widen and quantize a chunk; runs in a thread."""
-    tensor = chunk.tensor
-    rows = _finite_rows(chunk) if tensor.type_name in TENSOR_TYPES else np.empty((0, 0), np.float32)  # integers
+    """Read, widen and quantize some rows; runs in a thread."""
+    tensor = chunk.targets[0].source
+    values = chunk.rows.values() if tensor.type_name in TENSOR_TYPES else None  # integers are copied unseen
+    if values is not None and not np.isfinite(values).all():
+        raise BadFile(
+            f"{tensor.where}: {tensor.name} has weights that are no finite numbers",
+            "The model is damaged or its training went wrong; llama.cpp would refuse it too.",
+        )
     results: list[Bytes] = []
     for target in chunk.targets:
-        out = np.empty(chunk.rows * row_bytes(target.type_name, tensor.columns), np.uint8)
-        if target.is_copied:
-            chunk.reader.read_bytes(chunk.first_row, out)
-        elif not quantize_rows(target.type_name, rows, out, chunk.importance if target.importance else None):
+        if target.is_copied or values is None:
+            results.append(chunk.rows.stored())
+            continue
+        out = np.empty(chunk.rows.count * row_bytes(target.type_name, tensor.columns), np.uint8)
+        if not _quantize(target, values, out, chunk):
             raise BadFile(
                 f"{tensor.where}: {tensor.name} has weights too large for {target.type_name}",
                 "Choose another type for it: --tensor-type PATTERN=TYPE",
             )
         results.append(out)
-    return _Done(results, chunk.padding, chunk.rows * row_bytes(tensor.type_name, tensor.columns))
+    return _Done(results, chunk.padding, chunk.rows.count * row_bytes(tensor.type_name, tensor.columns))
 
 
-def _finite_rows(chunk: _Chunk) -> Floats:
-    size = chunk.rows * chunk.tensor.columns
-    values: Floats | None = getattr(_scratch, "values", None)
-    if values is None or values.size < size:
-        values = _scratch.values = np.empty(size, np.float32)
-    rows = values[:size].reshape(chunk.rows, chunk.tensor.columns)
-    chunk.reader.read_rows(chunk.first_row, rows)
-    if not np.isfinite(rows).all():
-        raise BadFile(
-            f"{chunk.tensor.where}: {chunk.tensor.name} has weights that are no finite numbers",
-            "The model is damaged or its training went wrong; llama.cpp would refuse it too.",
-        )
-    return rows
+def _quantize(target: PlannedTensor, values: Floats, out: Bytes, chunk: _Chunk) -> bool:
+    """Quantize rows, those of each expert with its own importance; False when the result is no valid data."""
+    if chunk.importance is None or not target.importance:
+        return quantize_rows(target.type_name, values, out, None)
+    tensor, row = target.source, 0
+    width = row_bytes(target.type_name, tensor.columns)
+    while row < len(values):
+        expert, inside = divmod(chunk.first_row + row, tensor.rows_of_expert)
+        end = min(len(values), row + tensor.rows_of_expert - inside)
+        weights = chunk.importance[expert * tensor.columns : (expert + 1) * tensor.columns]
+        if not quantize_rows(target.type_name, values[row:end], out[row * width : end * width], weights):
+            return False
+        row = end
+    return True
 
 
 def _write_next(waiting: deque[Future[_Done]], handles: list[FileIO]) -> Advanced:
@@ -228,7 +225,7 @@ def _write_next(waiting: deque[Future[_Done]], handles: list[FileIO]) -> Advance
 
 
 def _write(handle: FileIO, data: bytes | Bytes) -> None:
-    rest = memoryview(data)
+    rest = memoryview(data) if isinstance(data, bytes) else data.data
     while rest:
         rest = rest[handle.write(rest) :]
 

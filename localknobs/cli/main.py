@@ -14,6 +14,7 @@ VERBS = {
     "ls": "list the models on this machine",
     "show": "show what is inside a model file",
     "quantize": "make a smaller file of a model, or several in one pass",
+    "imatrix": "measure which weights matter, for better small files",
     "knobs": "list every knob, or explain one knob or lever",
     "doctor": "say what this machine and this build can do, and how to mend what is missing",
     "tui": "open the terminal interface (also: localknobs with no verb)",

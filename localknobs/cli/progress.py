@@ -11,7 +11,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -28,20 +28,29 @@ PLAIN_LINE_S = 10.0
 _BAR_CELLS = 24
 
 
-def run_job(job: Job[Result], *, stopped: str = "Nothing was written.") -> Result:
+def run_job(
+    job: Job[Result], *, stopped: str = "Nothing was written.", on_event: Callable[[JobEvent], None] | None = None
+) -> Result:
     """Run a job with a bar on standard error; return its result.
 
     Args:
         job: What to run.
         stopped: What is left when the user stops it, for the message.
+        on_event: Also told every event.
 
     Raises:
         Stopped: by Ctrl+C or a signal to end; the job has cleaned up after itself.
     """
     bar = ProgressBar()
+
+    def take(event: JobEvent) -> None:
+        bar.on_event(event)
+        if on_event:
+            on_event(event)
+
     try:
         with _first_signal_stops():
-            return drain(job, bar.on_event)
+            return drain(job, take)
     except KeyboardInterrupt:
         bar.clear()
         raise Stopped("Stopped", stopped) from None

@@ -37,7 +37,7 @@ def expected() -> dict[str, Path]:
     files["localknobs/models/built-in.gguf"] = WEIGHTS
     for folder, place in SOURCES.items():
         for file in (REPOSITORY / folder).rglob("*"):
-            if file.suffix in (".py", ".tcss") or file.name == "py.typed":
+            if file.suffix in (".py", ".tcss") or file.name == "py.typed" or file.parent.name == "data":
                 files[f"{place}/{file.relative_to(REPOSITORY / folder).as_posix()}"] = file
     return files
 
