@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,29 +125,62 @@ def partial_file(target: Path) -> Iterator[Path]:
     remove_leftovers(target.parent)
     beside = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
     try:
-        try:
+        with _full_disk_named(target):
             yield beside
             with open(beside, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(beside, target)
-        except OSError as error:
-            if error.errno in (28, 27, 122):  # ENOSPC, EFBIG, EDQUOT
-                raise NotEnough(
-                    f"The disk is full: {target} could not be written", "Free some space, or write elsewhere with -o."
-                ) from None
-            raise
     finally:
         beside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def partial_folder(target: Path) -> Iterator[Path]:
+    """Do for a folder of files what `partial_file` does for a file; `target` must not exist, or be an empty folder.
+
+    Raises:
+        NotEnough: the disk is full; nothing is left behind.
+    """
+    target = target.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent)
+    beside = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with _full_disk_named(target):
+            beside.mkdir()
+            yield beside
+            for file in beside.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb+") as handle:
+                        os.fsync(handle.fileno())
+            os.replace(beside, target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _full_disk_named(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (28, 27, 122):  # ENOSPC, EFBIG, EDQUOT
+            raise NotEnough(
+                f"The disk is full: {target} could not be written", "Free some space, or write elsewhere with -o."
+            ) from None
+        raise
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove partial files in a folder whose process is gone; return them."""
+    """Remove partial files and folders in a folder whose process is gone; return them."""
     removed = []
     for file in folder.glob(f".*{PARTIAL}"):
         named = _PARTIAL_NAME.fullmatch(file.name)
         if named and not _is_alive(int(named[2])):
             with contextlib.suppress(OSError):
-                file.unlink()
+                if file.is_dir() and not file.is_symlink():
+                    shutil.rmtree(file)
+                else:
+                    file.unlink()
                 removed.append(file)
     return removed
 
