@@ -21,8 +21,8 @@ from localknobs.convert.float_types import FLOAT_BYTES, Floats, first_not_finite
 from localknobs.convert.weight_files import SafetensorsFile, TensorSpec, TorchFile
 from localknobs.errors import BadFile, NotFound, Unsupported
 
-_READ_BYTES = 8 << 20
-"""Bytes widened at once: small beside a tensor, large beside the cost of a call."""
+_READ_BYTES = 1 << 20
+"""Bytes widened at once: small enough for a cache, large beside the cost of a call."""
 _DOWNLOAD = "Download the file again."
 
 
@@ -48,6 +48,9 @@ class WeightSource(Protocol):
 
     def read(self, name: str) -> Floats:
         """A tensor as float32."""
+
+    def read_part(self, name: str, first: int, out: Floats) -> None:
+        """Fill a flat buffer with a tensor's values from the given one on, as float32."""
 
     def is_changed(self, name: str) -> bool:
         """Whether its values are others than those on disk: something is merged into it."""
@@ -168,6 +171,11 @@ class Checkpoint:
         if self.config.get(key) is None:
             raise BadFile(f"{self.folder / 'config.json'} does not say {key}", "The config is not complete.")
         return self.config[key]
+
+    def file(self, name: str) -> Path | None:
+        """Return a file that stands beside the weights, such as `tokenizer.json`; None where there is none."""
+        path = self.folder / name
+        return path if path.is_file() else None
 
     @cached_property
     def size_bytes(self) -> int:
