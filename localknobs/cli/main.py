@@ -13,6 +13,7 @@ VERBS = {
     "chat": "chat with a model in this terminal, or answer one prompt",
     "ls": "list the models on this machine",
     "show": "show what is inside a model file",
+    "convert": "make a GGUF file of a Hugging Face model, with adapters if wanted",
     "quantize": "make a smaller file of a model, or several in one pass",
     "imatrix": "measure which weights matter, for better small files",
     "knobs": "list every knob, or explain one knob or lever",

@@ -1,0 +1,181 @@
+"""What a conversion will write, worked out from configuration, tokenizer and tensor headers: no weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from localknobs.convert.checkpoint import WeightSource
+from localknobs.convert.families import Family, architecture_of, family_for
+from localknobs.convert.gguf_header import RawKey, StoredTensor, header_bytes, padded
+from localknobs.convert.metadata import QUANTIZATION_VERSION, Sheet, add_origin, read_json_if_there
+from localknobs.convert.tensors import PlannedTensor
+from localknobs.convert.vocabulary import Vocabulary, prove, read_vocabulary
+from localknobs.errors import BadValue, Unsupported
+
+FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32, "MXFP4": 38}
+"""Outtype to `general.file_type`; the last one where experts keep their MXFP4 form."""
+OUTTYPES = ("f32", "f16", "bf16", "q8_0", "auto")
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A GGUF file that can be written.
+
+    Args:
+        source: Where the weights are read.
+        family: The model's family.
+        keys: All keys, in order.
+        tensors: All tensors, in the order of the file.
+        outtype: Type of the tensors that leave a choice: `F32`, `F16`, `BF16`, `Q8_0`.
+        notes: What the user should know.
+    """
+
+    source: WeightSource
+    family: Family
+    keys: tuple[RawKey, ...]
+    tensors: tuple[PlannedTensor, ...]
+    outtype: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def header(self) -> bytes:
+        """The file's header, padded, after which the tensors follow in order, each padded."""
+        stored = [
+            StoredTensor(tensor.name, tuple(reversed(tensor.shape)), tensor.type_name, tensor.size_bytes())
+            for tensor in self.tensors
+        ]
+        return header_bytes(self.keys, stored)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the whole file."""
+        return len(self.header) + sum(padded(tensor.size_bytes()) for tensor in self.tensors)
+
+
+def reason_for_upstream(source_config: Mapping[str, Any], folder: Path) -> str | None:
+    """Return why a checkpoint is none for this program's own converter, None when it is one."""
+    architecture = architecture_of(source_config)
+    if not architecture:
+        return "config.json names no architecture"
+    if family_for(source_config) is None:
+        return f"the architecture {architecture} is none that localknobs converts itself"
+    quantized = (source_config.get("quantization_config") or {}).get("quant_method")
+    if quantized and not (quantized == "mxfp4" and architecture == "GptOssForCausalLM"):
+        return f"its weights are quantized by {quantized}"
+    if "draft_vocab_size" in source_config:
+        return "it is a draft model for speculative decoding"
+    if (folder / "modules.json").is_file():
+        return "it is a model for embeddings"
+    if "reranker" in folder.name.lower():
+        return "it is a model for ranking"
+    return None
+
+
+def open_family(source: WeightSource) -> Family:
+    """Return the family of a checkpoint.
+
+    Raises:
+        Unsupported: this program has none for it.
+    """
+    reason = reason_for_upstream(source.config, source.folder)
+    family = family_for(source.config)
+    if reason or family is None:
+        raise Unsupported(
+            f"{source.folder} cannot be converted here: {reason}",
+            "llama.cpp's own converter may know it: add --get-converter to download and use that.",
+        )
+    return family(source)
+
+
+def plan_conversion(
+    source: WeightSource, outtype: str = "auto", name: str | None = None, *, check_tokens: bool = True
+) -> ConversionPlan:
+    """Work out the file that a checkpoint becomes, and check all that can be checked before it is read.
+
+    Args:
+        source: The checkpoint, or one with adapters merged into it.
+        outtype: `f32`, `f16`, `bf16`, `q8_0`, or `auto` for the 16-bit type that the checkpoint has.
+        name: The model's name, instead of the one that is found.
+        check_tokens: Whether to prove that llama.cpp reads text as the tokenizer does.
+
+    Raises:
+        Unsupported: a family, a scaling or a tokenizer that llama.cpp or this program does not have.
+        BadFile: something is missing, damaged or does not belong together.
+    """
+    if outtype not in OUTTYPES:
+        raise BadValue(f"There is no outtype {outtype!r}", f"One of: {', '.join(OUTTYPES)}.")
+    family = open_family(source)
+    chosen = outtype.upper() if outtype != "auto" else _type_of_checkpoint(family)
+    tensors = family.plan(chosen)
+    family.check(tensors)
+    vocabulary, flags = open_vocabulary(family, check_tokens=check_tokens)
+    sheet = Sheet(family.architecture)
+    family.add_early(sheet)
+    add_origin(sheet, source.folder, counts_of(tensors), name)
+    keeps_form = any(not tensor.is_float for tensor in tensors)
+    family.add_numbers(sheet, FILE_TYPES["MXFP4" if keeps_form and chosen != "Q8_0" else chosen])
+    sheet.u32("general.quantization_version", QUANTIZATION_VERSION)
+    for key, value in flags[0].items():
+        sheet.flag(key, value)
+    vocabulary.add_to(sheet)
+    for key, value in flags[1].items():
+        sheet.flag(key, value)
+    notes = notes_about(family, vocabulary, check_tokens=check_tokens)
+    return ConversionPlan(source, family, tuple(sheet.keys()), tuple(tensors), chosen, notes)
+
+
+def open_vocabulary(family: Family, *, check_tokens: bool) -> tuple[Vocabulary, tuple[dict[str, bool], ...]]:
+    """Read the vocabulary of a family's model and prove it; return it with the flags around it."""
+    folder = family.source.folder
+    vocabulary = read_vocabulary(folder, family.vocabulary_size, family.vocabulary_kind, family.pre_tokenizers)
+    flags = family.vocabulary_flags(vocabulary, read_json_if_there(folder / "tokenizer_config.json"))
+    if check_tokens:
+        prove(vocabulary, family.architecture, {**flags[0], **flags[1]}, family.pre_tokenizers)
+    return vocabulary, flags
+
+
+def notes_about(family: Family, vocabulary: Vocabulary, *, check_tokens: bool) -> tuple[str, ...]:
+    """Return what the user should know about a conversion."""
+    notes = []
+    if check_tokens and vocabulary.tokenizer_file is None:
+        notes.append(
+            "There is no tokenizer.json to compare llama.cpp's tokens with; tokenizer.model was taken as it is."
+        )
+    if family.rope.kind == "dynamic":
+        trained = family.config.get("max_position_embeddings")
+        notes.append(
+            f"GGUF has no dynamic scaling of the rotary positions: beyond {trained} tokens, "
+            "raise --rope-freq-base when you run the model."
+        )
+    if vocabulary.special.templates is None:
+        notes.append("The checkpoint has no chat template; it may be a model that only continues text.")
+    return tuple(notes)
+
+
+def counts_of(tensors: Sequence[PlannedTensor]) -> tuple[int, int, int, int]:
+    """Return parameters: all, those every token uses, those of one expert; and how many experts there are."""
+    total = shared = expert = experts = stacks = 0
+    for tensor in tensors:
+        size = tensor.elements
+        total += size
+        count = tensor.shape[-2 if ".bias" in tensor.name else -3] if len(tensor.shape) >= 3 else 0
+        if "_exps." in tensor.name and count:
+            expert += size // count
+            experts += count
+            stacks += 1
+        else:
+            shared += size
+    return total, shared, expert, experts // stacks if stacks else 0
+
+
+def _type_of_checkpoint(family: Family) -> str:
+    """Return the 16-bit type of the first matrix that has one, as llama.cpp's converter chooses."""
+    for name in family.ordered_names():
+        spec = family.source.info(name)
+        if len(spec.shape) >= 2 and spec.dtype in ("BF16", "F16"):
+            return spec.dtype
+    return "F16"

@@ -1,0 +1,158 @@
+"""Convert a checkpoint to a GGUF file at the speed of a copy: tensor by tensor, in slabs, nothing held in memory.
+
+Families this program knows are converted here; any other goes to llama.cpp's own converter (`upstream.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from localknobs.convert import upstream
+from localknobs.convert.adapter import LoraChoice
+from localknobs.convert.checkpoint import WeightSource
+from localknobs.convert.gguf_header import padded
+from localknobs.convert.merge import open_source
+from localknobs.convert.plan import ConversionPlan, plan_conversion, reason_for_upstream
+from localknobs.errors import BadFile, BadValue, NotEnough
+from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
+
+__all__ = ["ConversionPlan", "ConvertConfig", "convert", "plan_conversion"]
+
+_BEHIND_BYTES = 32 << 20
+"""How much is written before the system is told to begin storing it, so that the last wait is short."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertConfig:
+    """A conversion.
+
+    Args:
+        source: Folder of the checkpoint.
+        output: File to write; a folder gets a file named after the checkpoint. None: the present folder.
+        outtype: `f32`, `f16`, `bf16`, `q8_0`, or `auto` for the 16-bit type that the checkpoint has.
+        loras: Adapters to merge on the way.
+        name: The model's name, instead of the one that is found.
+        check_tokens: Whether to prove that llama.cpp reads text as the tokenizer does.
+        get_converter: Whether llama.cpp's own converter may be downloaded for a family unknown here.
+    """
+
+    source: Path
+    output: Path | None = None
+    outtype: str = "auto"
+    loras: tuple[LoraChoice, ...] = ()
+    name: str | None = None
+    check_tokens: bool = True
+    get_converter: bool = False
+
+
+def convert(config: ConvertConfig) -> Job[Path]:
+    """Convert a checkpoint; return the file.
+
+    Yields:
+        Notes, the bytes written, and the file.
+
+    Raises:
+        Unsupported: neither this program nor llama.cpp's converter can convert it.
+        BadFile: something of the checkpoint is damaged, missing, or infinite.
+        NotEnough: the disk is too small.
+    """
+    with open_source(config.source, config.loras) as source:
+        if reason := reason_for_upstream(source.config, source.folder):
+            return (yield from _convert_upstream(config, source, reason))
+        plan = plan_conversion(source, config.outtype, config.name, check_tokens=config.check_tokens)
+        output = output_path(config, source.folder, plan.outtype)
+        for file in {source.info(name).file for name in source.names()}:
+            refuse_same_file(file, output)
+        check_space(output, plan.size_bytes)
+        for note in plan.notes:
+            yield Noted(note)
+        yield from write_plan(plan, output)
+        return output
+
+
+def write_plan(plan: ConversionPlan, output: Path) -> Job[None]:
+    """Write the file of a plan.
+
+    Yields:
+        The bytes written, and the file.
+    """
+    yield Started("converting", plan.size_bytes, "bytes")
+    with partial_file(output) as beside:
+        with open(beside, "wb") as file:
+            file.write(plan.header)
+            yield Advanced(len(plan.header))
+            stored = 0
+            for tensor in plan.tensors:
+                written = 0
+                for chunk in tensor.chunks():
+                    file.write(chunk.data)
+                    written += chunk.nbytes
+                    yield Advanced(chunk.nbytes)
+                if written != tensor.size_bytes():
+                    raise BadFile(
+                        f"{tensor.name} came to {written} bytes, not {tensor.size_bytes()}",
+                        "Fetch the checkpoint again.",
+                    )
+                file.write(b"\0" * (padded(written) - written))
+                if file.tell() - stored >= _BEHIND_BYTES:
+                    stored = _begin_storing(file.fileno(), stored, file.tell())
+        if beside.stat().st_size != plan.size_bytes:
+            raise BadFile(f"{output} came to another size than planned", "Convert again.")
+    yield Wrote(output)
+
+
+def _begin_storing(descriptor: int, start: int, stop: int) -> int:
+    """Tell the system to begin writing to disk; return up to where."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
+    return stop
+
+
+def output_path(config: ConvertConfig, folder: Path, outtype: str) -> Path:
+    """Return the file to write.
+
+    Raises:
+        BadValue: it would not end in `.gguf`, by which every program knows such files.
+    """
+    name = f"{config.name or folder.resolve().name}-{outtype}.gguf".replace("/", "-")
+    output = config.output or Path(name)
+    if output.is_dir():
+        output = output / name
+    if output.suffix != ".gguf":
+        raise BadValue(f"{output} does not end in .gguf", "Name the output with -o NAME.gguf.")
+    return output
+
+
+def check_space(output: Path, size_bytes: int) -> None:
+    """Refuse a file that does not fit on the disk.
+
+    Raises:
+        NotEnough: it does not.
+    """
+    folder = next((parent for parent in output.absolute().parents if parent.is_dir()), Path("/"))
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise NotEnough(
+            f"{output} takes {size_bytes:,} bytes, and {folder} has {free:,}",
+            "Free some space, or write elsewhere with -o.",
+            needed_bytes=size_bytes,
+            available_bytes=free,
+        )
+
+
+def _convert_upstream(config: ConvertConfig, source: WeightSource, reason: str) -> Job[Path]:
+    """Convert by llama.cpp's own converter."""
+    if config.loras:
+        raise BadValue(
+            f"Adapters cannot be merged on the way: {reason}",
+            "Merge them first with `localknobs merge`, then convert the result.",
+        )
+    converter = upstream.find_converter(reason, download=config.get_converter)
+    output = output_path(config, source.folder, config.outtype.upper())
+    refuse_same_file(config.source, output)
+    yield Noted(f"By llama.cpp's own converter, since {reason}")
+    yield from upstream.run_converter(converter, source, output, config.outtype, config.name)
+    return output

@@ -1,0 +1,93 @@
+"""`localknobs convert`: a Hugging Face folder becomes a GGUF file, or a check says whether it could."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+
+from localknobs.cli.output import facts, note, print_json
+from localknobs.cli.progress import run_job
+from localknobs.units import size_text
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of this verb."""
+    add = parser.add_argument
+    add("source", metavar="SRC", help="folder of a model: config.json, weights, tokenizer; with --check also org/name")
+    add(
+        "-o", "--output", metavar="OUT", type=Path,
+        help="file to write, or a folder; default: here, named after the source and the type",
+    )  # fmt: skip
+    add(
+        "--outtype", choices=("f32", "f16", "bf16", "q8_0", "auto"), default="auto",
+        help="type of the matrices; default: auto, the 16-bit type that the source has",
+    )  # fmt: skip
+    add(
+        "--lora", metavar="A[:SCALE]", action="append", default=[],
+        help="an adapter to merge on the way, and how strongly it acts; may be given again",
+    )  # fmt: skip
+    add("--name", metavar="NAME", help="the model's name in the file; default: found in its card, config or folder")
+    add(
+        "--check", action="store_true", help="say whether it can be converted, from config and tokenizer; write nothing"
+    )
+    add(
+        "--get-converter", action="store_true",
+        help="download llama.cpp's own converter (77 MB, once) if the architecture needs it",
+    )  # fmt: skip
+    add("--skip-token-check", action="store_true", help="do not compare llama.cpp's tokens with the tokenizer's")
+    add("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def run(options: Namespace) -> int:
+    """Check or convert, and say what came of it."""
+    if options.check:
+        return _check(options)
+    from localknobs.convert.adapter import parse_lora
+    from localknobs.convert.to_gguf import ConvertConfig, convert
+
+    config = ConvertConfig(
+        source=Path(options.source).expanduser(),
+        output=options.output.expanduser() if options.output else None,
+        outtype=options.outtype,
+        loras=tuple(map(parse_lora, options.lora)),
+        name=options.name,
+        check_tokens=not options.skip_token_check,
+        get_converter=options.get_converter,
+    )
+    file = run_job(convert(config))
+    size = file.stat().st_size
+    if options.json:
+        print_json({"file": file, "size_bytes": size})
+        return 0
+    print(f"{file}  {size_text(size)}")
+    note(f"To make it smaller: localknobs quantize {file} Q4_K_M")
+    return 0
+
+
+def _check(options: Namespace) -> int:
+    from localknobs.convert.preflight import check
+
+    found = check(options.source, get_converter=options.get_converter)
+    if options.json:
+        print_json(asdict(found))
+        return 0
+    if found.reason:
+        print(facts([("architecture", found.architecture), ("converted by", "llama.cpp's own converter"),
+                     ("because", found.reason)]))  # fmt: skip
+        return 0
+    proof = "llama.cpp reads the sample as the tokenizer does" if found.proved else "not compared: no tokenizer.json"
+    rows: list[tuple[str, object]] = [
+        ("architecture", f"{found.architecture}, in llama.cpp {found.family}"),
+        ("layers", found.layers),
+        ("context", f"{found.context_tokens:,} tokens, rotary positions: {found.rope}"),
+        ("vocabulary", f"{found.tokens:,} tokens, {found.vocabulary}, cut as {found.pre_tokenizer}"),
+        ("tokens", proof),
+        ("chat template", "yes" if found.has_template else "none"),
+    ]
+    if found.size_bytes:
+        rows.append(("size", f"{size_text(found.size_bytes)} as a 16-bit file"))
+    print(facts(rows))
+    for text in found.notes:
+        note(text)
+    return 0
