@@ -14,6 +14,7 @@ VERBS = {
     "ls": "list the models on this machine",
     "show": "show what is inside a model file",
     "convert": "make a GGUF file of a Hugging Face model, with adapters if wanted",
+    "merge": "put adapters into their base model, which becomes a model of its own",
     "quantize": "make a smaller file of a model, or several in one pass",
     "imatrix": "measure which weights matter, for better small files",
     "knobs": "list every knob, or explain one knob or lever",
