@@ -178,7 +178,7 @@ class _Matcher:
         elif self._is_end(target) and not adapter.config.get("ensure_weight_tying"):
             self._keeps_tie = False
         change = self._change(target)
-        if change.replacement and change.replacement.adapter is adapter and not own_module:
+        if change.replacement and change.replacement.adapter is adapter:
             return
         if change.replacement or change.steps:
             others = change.replacement or change.steps[0]

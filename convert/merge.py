@@ -83,7 +83,7 @@ class MergedSource:
         return from_float32(self.info(name).dtype, self.read(name)).data
 
     def fill(self, name: str, offset: int, out: npt.NDArray[np.uint8]) -> None:
-        """Read bytes of a tensor from an offset on into a buffer; of one that is changed, rounded to the base's type."""
+        """Read bytes of a tensor into a buffer, from an offset on; of a changed one, rounded to the base's type."""
         if self.is_changed(name):
             out[:] = np.frombuffer(self.raw(name), np.uint8)[offset : offset + out.size]
         else:
