@@ -120,7 +120,7 @@ class ThreadTuner:
             self._pause[-1], self._due[-1] = FIRST_PAUSE, 0
         elif len(recent) == self._recent.maxlen and (middle := median_low(recent)) < FASTER * self._settled:
             self._settled = middle
-            self._due[1] = min(self._due[1], FIRST_PAUSE)
+            self._due[1] = min(self._due[1], 4 * FIRST_PAUSE)  # not at once: a busy machine has its moments
 
     def _begin_trial(self, direction: int) -> bool:
         """Try the count one stride away; False where there is none."""
