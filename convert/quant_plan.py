@@ -142,6 +142,8 @@ def plan_files(
         Unsupported: a type that needs an importance matrix without one, or a quantized source.
     """
     _check_options(source, file_types, choice)
+    if imatrix:
+        _check_importance(source, imatrix)
     requests = [
         TypeRequest(
             name, choice.tensor_types, choice.output_type, choice.embedding_type, choice.pure, imatrix is not None
@@ -205,6 +207,22 @@ def _file_plan(
     return FilePlan(file_type, header, tuple(planned), alignment, tuple(_notes(chosen, planned, choice, imatrix)))
 
 
+def _check_importance(source: Source, imatrix: Imatrix) -> None:
+    for tensor in source.tensors:
+        entry = imatrix.entries.get(tensor.name)
+        # llama.cpp passes over those of the embeddings, which are looked up and not multiplied.
+        if entry and tensor.name not in _EMBEDDINGS and entry.sums.size != _importance_size(tensor):
+            raise BadFile(
+                f"The importance matrix is of another model: it has {entry.sums.size:,} columns for {tensor.name}, "
+                f"which has {_importance_size(tensor):,}",
+                "Make one of this model: localknobs imatrix MODEL -o imatrix.gguf",
+            )
+
+
+def _importance_size(tensor: SourceTensor) -> int:
+    return tensor.columns * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
+
+
 def _kept(tensor: SourceTensor, type_name: str, keep: Pairs) -> str:
     """Return the type a tensor gets under the least types; the first pattern that fits counts."""
     least = next((least for pattern, least in keep if re.search(pattern, tensor.name)), None)
@@ -234,19 +252,13 @@ def _check_tensor(
             )
     is_edge = tensor.name in (*_EMBEDDINGS, _OUTPUT)
     entry = imatrix.entries.get(tensor.name) if imatrix else None
-    matrices = tensor.shape[2] if len(tensor.shape) > 2 else 1
-    fits = entry is not None and entry.sums.size == tensor.columns * matrices
-    if entry is not None and not fits and tensor.name not in _EMBEDDINGS:
-        raise BadFile(
-            f"The importance matrix is of another model: it has {entry.sums.size:,} columns for {tensor.name}, "
-            f"which has {tensor.columns * matrices:,}",
-            "Make one of this model: localknobs imatrix MODEL -o imatrix.gguf",
-        )
+    fits = entry is not None and entry.sums.size == _importance_size(tensor)
     garbage = type_name in _GARBAGE_WITHOUT or (type_name == "Q2_K" and file_type == "Q2_K_S")
     if not fits and ((garbage and not is_edge) or type_name in NEEDS_IMATRIX):
-        what = "has nothing of it" if imatrix else f"would become {type_name}"
         raise Unsupported(
-            f"{file_type} needs an importance matrix{' of every tensor' if imatrix else ''}: {tensor.name} {what}",
+            f"{file_type} needs importance for every tensor, and the matrix has none for {tensor.name}"
+            if imatrix
+            else f"{file_type} needs an importance matrix: {tensor.name} would become {type_name}",
             "Make one: localknobs imatrix MODEL -o imatrix.gguf, then give --imatrix imatrix.gguf",
         )
     return fits
