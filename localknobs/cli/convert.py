@@ -1,4 +1,4 @@
-"""`localknobs convert`: a Hugging Face folder becomes a GGUF file, or a check says whether it could."""
+"""`localknobs convert`: a Hugging Face folder becomes a GGUF file, an adapter too; a check says whether it could."""
 
 from __future__ import annotations
 
@@ -27,6 +27,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--lora", metavar="A[:SCALE]", action="append", default=[],
         help="an adapter to merge on the way, and how strongly it acts; may be given again",
     )  # fmt: skip
+    add(
+        "--base", metavar="BASE", type=Path,
+        help="of an adapter as SRC: folder of its base; config.json is enough; default: where the adapter says",
+    )  # fmt: skip
     add("--name", metavar="NAME", help="the model's name in the file; default: found in its card, config or folder")
     add(
         "--check", action="store_true", help="say whether it can be converted, from config and tokenizer; write nothing"
@@ -43,6 +47,8 @@ def run(options: Namespace) -> int:
     """Check or convert, and say what came of it."""
     if options.check:
         return _check(options)
+    if (Path(options.source).expanduser() / "adapter_config.json").is_file():
+        return _convert_adapter(options)
     from localknobs.convert.adapter import parse_lora
     from localknobs.convert.to_gguf import ConvertConfig, convert
 
@@ -56,12 +62,31 @@ def run(options: Namespace) -> int:
         get_converter=options.get_converter,
     )
     file = run_job(convert(config))
+    _show_written(file, options.json)
+    if not options.json:
+        note(f"To make it smaller: localknobs quantize {file} Q4_K_M")
+    return 0
+
+
+def _show_written(file: Path, as_json: bool) -> None:
     size = file.stat().st_size
-    if options.json:
+    if as_json:
         print_json({"file": file, "size_bytes": size})
-        return 0
-    print(f"{file}  {size_text(size)}")
-    note(f"To make it smaller: localknobs quantize {file} Q4_K_M")
+    else:
+        print(f"{file}  {size_text(size)}")
+
+
+def _convert_adapter(options: Namespace) -> int:
+    """Convert an adapter, to be loaded beside a GGUF file of its base."""
+    from localknobs.convert.lora_to_gguf import LoraConfig, convert_lora, plan_lora
+
+    folder = Path(options.source).expanduser()
+    out_type = "f32" if options.outtype == "auto" else options.outtype
+    named = f"{folder.resolve().name}-{out_type.upper()}.gguf"
+    output = options.output.expanduser() if options.output else Path(named)
+    base = options.base.expanduser() if options.base else None
+    plan = plan_lora(LoraConfig(folder, base, output / named if output.is_dir() else output, out_type))
+    _show_written(run_job(convert_lora(plan)), options.json)
     return 0
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from program import PROGRAM
 from safetensors.torch import load_file, save_file
 from tiny_adapters import save_adapter
 from tiny_checkpoints import make_checkpoint
@@ -200,3 +201,14 @@ def test_a_value_that_is_no_number_leaves_no_file(llama, tmp_path):
     weights[name][3, 1] = float("nan")
     save_file(weights, adapter / "adapter_model.safetensors")
     refused(BadFile, adapter, llama, tmp_path, name, "adapter_model.safetensors", "nan")
+
+
+def test_the_verb(llama, tmp_path):
+    adapter = save_adapter(llama, tmp_path / "adapter", r=4, target_modules=["q_proj"])
+    words = [PROGRAM, "convert", adapter, "--base", llama, "-o", tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(str(tmp_path / "adapter-F32.gguf"))
+    assert read_header(tmp_path / "adapter-F32.gguf").metadata["adapter.type"] == "lora"
+    wrong = subprocess.run([*words, "--outtype", "q8_0"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "An adapter cannot be of the type q8_0. One of: f32, f16, bf16." in wrong.stderr
