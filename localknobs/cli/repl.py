@@ -41,6 +41,7 @@ class Repl:
         self.show_stats = show_stats
         self.conversation = Conversation(model=model, system=system)
         self.leaving = False
+        self._told: set[str] = set()
         self.commands = Commands(self)
 
     def run(self) -> int:
@@ -149,7 +150,9 @@ class Repl:
                         writer.write(event.text)
                         self.conversation.grow(node, event.text)
                     elif isinstance(event, Noted):
-                        note(event.text)
+                        if event.text not in self._told:  # such as a missing chat template: true of every answer
+                            note(event.text)
+                        self._told.add(event.text)
                     elif isinstance(event, Finished):
                         node = node or self.conversation.add("assistant", "")
                         self.conversation.finish(node, event.reason, asdict(event.stats))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import NotEnough
-from localknobs.gguf_info import Header
+from localknobs.gguf_info import Header, shard_paths
 from localknobs.hardware import available_memory_bytes
 
 CACHE_VALUE_BYTES = 2  # f16, llama.cpp's default cache type
@@ -73,7 +73,8 @@ def plan_context(header: Header, settings: LoadSettings) -> ContextPlan:
                 "beyond that its answers fall apart unless RoPE is scaled.",
             )
         return ContextPlan(settings.n_ctx, notes)
-    budget = int(max(0, free - header.tensor_bytes) * AUTO_SHARE) if free else 0
+    weights = sum(shard.stat().st_size for shard in shard_paths(header))
+    budget = int(max(0, free - weights) * AUTO_SHARE) if free else 0
     fits = budget // per_token if per_token and budget else trained
     if fits >= trained:
         return ContextPlan(trained)

@@ -69,6 +69,7 @@ class AnsweringScreen(Screen[None]):
         self._ended = asyncio.Event()
         self._ended.set()
         self._waiting_for_model = False
+        self._told: set[str] = set()
 
     @property
     def transcript(self) -> Transcript:
@@ -207,6 +208,9 @@ class AnsweringScreen(Screen[None]):
                 await self.show_error(error)
 
     def _note(self, note: Noted) -> None:
+        if note.text in self._told:
+            return  # such as that there is no chat template: true of every answer, said once a model
+        self._told.add(note.text)
         self.notify(note.text, severity="warning" if note.level == "warning" else "information", timeout=8)
 
     async def show_error(self, error: LocalknobsError) -> None:

@@ -165,6 +165,7 @@ class ChatScreen(Dialogs, AnsweringScreen):
         """Use the new model: its name, its context, its recommended values; then answer what waited for it."""
         info = event.info
         self._loaded_values = dict(self.load_values)
+        self._told.clear()
         self.status.activity = self.status.trouble = ""
         self.show_model(f"{self.model_name} · {info.description}")
         self.status.context = (0, info.context_size)
