@@ -47,6 +47,7 @@ class TypeChoice:
     Args:
         tensor_types: llama-quantize's `--tensor-type`: a pattern searched in the name, and a type.
         keep: Least types: tensors that match get no fewer bits than this; nothing else changes.
+        sensitive_high: Keep embeddings and output at least Q8_0, first and last layer at least Q6_K.
         output_type: Type of `output.weight`.
         embedding_type: Type of the token embeddings.
         pure: No mixture: every matrix gets the same type.
@@ -55,6 +56,7 @@ class TypeChoice:
 
     tensor_types: Pairs = ()
     keep: Pairs = ()
+    sensitive_high: bool = False
     output_type: str | None = None
     embedding_type: str | None = None
     pure: bool = False
@@ -118,10 +120,12 @@ class FilePlan:
         return dict(Counter(tensor.type_name for tensor in self.tensors).most_common())
 
 
-def sensitive_high(block_count: int) -> Pairs:
-    """Return the least types of the preset of that name: embeddings and output Q8_0, first and last layer Q6_K."""
+def _least_types(choice: TypeChoice, block_count: int) -> Pairs:
+    if not choice.sensitive_high:
+        return choice.keep
     ends = "|".join(str(layer) for layer in sorted({0, max(0, block_count - 1)}))
-    return ((r"^(token_embd|output)\.weight$", "Q8_0"), (rf"^blk\.({ends})\..*\.weight$", "Q6_K"))
+    high = ((r"^(token_embd|output)\.weight$", "Q8_0"), (rf"^blk\.({ends})\..*\.weight$", "Q6_K"))
+    return (*choice.keep, *high)
 
 
 def plan_files(
@@ -165,10 +169,10 @@ def importance_of(imatrix: Imatrix) -> Mapping[str, Floats]:
 
 def _check_options(source: Source, file_types: Sequence[str], choice: TypeChoice) -> None:
     for name in file_types:
-        if name in FLOAT_TYPES and (choice.tensor_types or choice.keep):
+        if name in FLOAT_TYPES and (choice.tensor_types or choice.keep or choice.sensitive_high):
             raise BadValue(
                 f"{name} takes no types of single tensors: llama.cpp does not look at them there",
-                "Choose a quantized type, or leave --tensor-type and --keep away.",
+                "Choose a quantized type, or leave --tensor-type, --keep and --preset away.",
             )
     for pattern, _ in choice.keep:
         check_pattern(pattern)
@@ -183,9 +187,9 @@ def _file_plan(
     if set(tensors) != set(chosen.types):
         lost = sorted(set(tensors) ^ set(chosen.types))[0]
         raise BadFile(f"llama.cpp does not see the same tensors in this model: {lost}", "Report this as a bug.")
-    planned = []
+    planned, least_types = [], _least_types(choice, source.block_count)
     for name, type_name in chosen.types.items():
-        type_name = _kept(tensors[name], type_name, choice.keep)
+        type_name = _kept(tensors[name], type_name, least_types)
         importance = _check_tensor(tensors[name], type_name, file_type, choice, imatrix)
         size = tensors[name].rows * row_bytes(type_name, tensors[name].columns)
         planned.append(PlannedTensor(tensors[name], type_name, size, importance))

@@ -98,6 +98,14 @@ class Source(Protocol):
     def block_count(self) -> int:
         """Layers."""
 
+    @property
+    def files(self) -> Sequence[Path]:
+        """Files that are read."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know about the source."""
+
     def header_file(self) -> contextlib.AbstractContextManager[Path]:
         """Return a GGUF file with this header for a dry run; its data may be a hole."""
 
@@ -120,7 +128,7 @@ class GgufSource:
                     raise BadFile(f"{header.path} has the tensor {tensor.name} twice", "Convert the model again.")
                 self._places[tensor.name] = header, header.data_start + tensor.offset
                 self.tensors.append(SourceTensor(tensor.name, tensor.shape, tensor.type_name, header.path))
-        self.path = path
+        self.path, self.notes = path, tuple[str, ...]()
         self.files = tuple(header.path for header in headers)
         self.keys = raw_keys(first)
         self.block_count = first.number("block_count")

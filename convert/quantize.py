@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from localknobs.convert.adapter import LoraChoice
 from localknobs.convert.ggml import Bytes, Floats, library, quantize_rows, row_bytes
 from localknobs.convert.gguf_header import padded
 from localknobs.convert.imatrix_file import read_imatrix
@@ -36,7 +37,8 @@ class QuantizeConfig:
     """What to quantize to what.
 
     Args:
-        source: A GGUF file, the first shard when it is split.
+        source: A GGUF file, the first shard when it is split; or the folder of a checkpoint.
+        loras: Adapters that are merged into the checkpoint on the way.
         outputs: Pairs of a file type and where to write it.
         choice: What shapes the types of the tensors.
         imatrix: An importance matrix.
@@ -48,6 +50,7 @@ class QuantizeConfig:
     choice: TypeChoice = TypeChoice()
     imatrix: Path | None = None
     threads: int = 0
+    loras: tuple[LoraChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def plan_quantize(config: QuantizeConfig) -> QuantizePlan:
         BadValue: an output is the input, or two outputs are one file, or an option does not fit.
         Unsupported: a type that needs an importance matrix without one, or a quantized source.
     """
-    source = GgufSource(config.source)
+    source = _open(config)
     outputs = [output for _, output in config.outputs]
     for output in outputs:
         if output.is_dir():
@@ -94,6 +97,19 @@ def plan_quantize(config: QuantizeConfig) -> QuantizePlan:
     name = config.imatrix.name if config.imatrix else ""  # without its folder: that is nobody's business
     files = plan_files(source, [file_type for file_type, _ in config.outputs], config.choice, imatrix, name)
     return QuantizePlan(config, source, tuple(files), importance_of(imatrix) if imatrix else {})
+
+
+def _open(config: QuantizeConfig) -> Source:
+    if config.source.is_dir():
+        from localknobs.convert.quant_checkpoint import CheckpointSource  # tokenizers: not needed for a GGUF
+
+        return CheckpointSource(config.source, config.loras)
+    if config.loras:
+        raise BadValue(
+            f"Adapters are merged into checkpoints, and {config.source} is a GGUF file",
+            "Name the folder of the checkpoint, with config.json in it.",
+        )
+    return GgufSource(config.source)
 
 
 def quantize(plan: QuantizePlan) -> Job[tuple[Path, ...]]:
@@ -111,7 +127,7 @@ def quantize(plan: QuantizePlan) -> Job[tuple[Path, ...]]:
     """
     outputs = tuple(output for _, output in plan.config.outputs)
     _check_room(plan)
-    for note in dict.fromkeys(note for file in plan.files for note in file.notes):
+    for note in dict.fromkeys([*plan.source.notes, *(note for file in plan.files for note in file.notes)]):
         yield Noted(note)
     yield Started("quantizing", plan.source_bytes, "bytes")
     with contextlib.ExitStack() as stack:

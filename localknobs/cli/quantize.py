@@ -25,15 +25,21 @@ _TYPE_ENDING = re.compile(r"[-._](BF16|F16|F32|FP16|FP32|I?Q\d\w*|TQ\d_0|MXFP4\w
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
     add = parser.add_argument
-    add("source", metavar="SRC", help="a float GGUF: a path, a name from `localknobs ls`, or built-in")
+    add(
+        "source",
+        metavar="SRC",
+        help="the folder of a checkpoint, or a float GGUF: a path, a name from `localknobs ls`, built-in",
+    )
     add("types", metavar="TYPE", nargs="+", help="such as Q4_K_M; several cost one reading of the source")
     add(
         "-o",
         "--output",
         metavar="OUT",
         type=Path,
-        help="file to write, or a folder; default: beside the source, named after it and the type",
+        help="file to write, or a folder; default: named after source and type, beside a GGUF, else among your models",
     )
+    add("--lora", metavar="A[:SCALE]", action="append", default=[],
+        help="an adapter to merge into a checkpoint on the way, and how strongly it acts; repeatable")  # fmt: skip
     add("--imatrix", metavar="F", type=Path, help="importance matrix, from `localknobs imatrix` or llama-imatrix")
     add(
         "--tensor-type",
@@ -87,28 +93,30 @@ def run(options: Namespace) -> int:
 
 def make_plan(options: Namespace) -> QuantizePlan:
     """Return the checked plan of a command line."""
+    from localknobs.convert.adapter import parse_lora
     from localknobs.convert.quant_types import file_type_named
     from localknobs.convert.quantize import QuantizeConfig, plan_quantize
 
     if options.threads < 0:
         raise BadValue(f"--threads cannot be {options.threads}", "0 takes all cores.")
-    source = find_model(options.source)
+    source = Path(options.source).expanduser()
+    source = source if source.is_dir() else find_model(options.source)
     types = list(dict.fromkeys(map(file_type_named, options.types)))
     outputs = _outputs(source, options, types)
     config = QuantizeConfig(
         source=source,
         outputs=tuple(zip(types, outputs, strict=True)),
-        choice=_choice(options, source),
+        choice=_choice(options),
         imatrix=options.imatrix,
+        loras=tuple(map(parse_lora, options.lora)),
         threads=options.threads,
     )
     return plan_quantize(config)
 
 
-def _choice(options: Namespace, source: Path) -> TypeChoice:
-    from localknobs.convert.quant_plan import TypeChoice, sensitive_high
+def _choice(options: Namespace) -> TypeChoice:
+    from localknobs.convert.quant_plan import TypeChoice
     from localknobs.convert.quant_types import tensor_type_named
-    from localknobs.gguf_info import read_header
 
     def typed(pairs: list[tuple[str, str]]) -> Pairs:
         return tuple((pattern, tensor_type_named(name)) for pattern, name in pairs)
@@ -116,12 +124,10 @@ def _choice(options: Namespace, source: Path) -> TypeChoice:
     def optional(name: str | None) -> str | None:
         return tensor_type_named(name) if name else None
 
-    keep = typed(options.keep)
-    if options.preset:
-        keep += sensitive_high(read_header(source).number("block_count"))
     return TypeChoice(
         tensor_types=typed(options.tensor_type),
-        keep=keep,
+        keep=typed(options.keep),
+        sensitive_high=options.preset == "sensitive-high",
         output_type=optional(options.output_tensor_type),
         embedding_type=optional(options.token_embedding_type),
         pure=options.pure,
@@ -130,14 +136,16 @@ def _choice(options: Namespace, source: Path) -> TypeChoice:
 
 
 def _outputs(source: Path, options: Namespace, types: list[str]) -> list[Path]:
-    """Return where each type goes: into the library for what has its place there, else beside the source."""
-    stem = _TYPE_ENDING.sub("", re.sub(r"-\d{5}-of-\d{5}$", "", source.stem))
+    """Return where each type goes: beside a GGUF file, into the library from anything else."""
+    name = source.resolve().name if source.is_dir() else re.sub(r"-\d{5}-of-\d{5}$", "", source.stem)
+    stem = _TYPE_ENDING.sub("", name)
     wanted: Path | None = options.output
     if wanted and len(types) == 1 and not wanted.is_dir():
         return [wanted]
     if wanted and len(types) > 1 and (wanted.is_file() or wanted.suffix == ".gguf"):
         raise BadValue(f"-o {wanted} is one file, and {len(types)} will be written", "Name a folder with -o.")
-    folder = wanted or (models_folder() if options.source == BUILT_IN else source.parent)
+    own_place = options.source == BUILT_IN or source.is_dir()  # beside which no model belongs
+    folder = wanted or (models_folder() if own_place else source.parent)
     return [folder / f"{stem}-{name}.gguf" for name in types]
 
 

@@ -13,7 +13,7 @@ from repository import REPOSITORY
 
 from localknobs.convert.ggml import TYPE_NUMBERS, bits
 from localknobs.convert.imatrix_file import Entry, Imatrix, write_imatrix
-from localknobs.convert.quant_plan import TypeChoice, sensitive_high
+from localknobs.convert.quant_plan import TypeChoice
 from localknobs.convert.quant_types import FILE_TYPE_NUMBERS, QUANTIZABLE, file_type_named
 from localknobs.convert.quantize import QuantizeConfig, plan_quantize, quantize
 from localknobs.errors import UnknownName, Unsupported
@@ -242,7 +242,7 @@ def test_a_least_type_never_lowers_and_never_goes_beyond_the_source(tmp_path):
 
 def test_the_sensitive_preset_raises_ends_and_embeddings(tmp_path):
     model = write_random_model(tmp_path / "model.gguf", width=96, feed_forward=96, layers=4)
-    plan = write(model, tmp_path / "high.gguf", "Q4_0", keep=sensitive_high(4)).files[0]
+    plan = write(model, tmp_path / "high.gguf", "Q4_0", sensitive_high=True).files[0]
     types = {tensor.source.name: tensor.type_name for tensor in plan.tensors}
     assert types["token_embd.weight"] == types["output.weight"] == "Q8_0"
     assert types["blk.0.attn_q.weight"] == types["blk.3.ffn_down.weight"] == "Q8_0"  # 96 values: Q6_K cannot hold them
