@@ -49,6 +49,12 @@ class Sheet:
         self._keys: dict[str, RawKey] = {}
         self.text("general.architecture", architecture)
 
+    def copy(self) -> Sheet:
+        """Return another sheet with the same keys."""
+        other = Sheet(self.architecture)
+        other._keys = dict(self._keys)
+        return other
+
     def keys(self) -> list[RawKey]:
         """Return all keys, as `header_bytes` takes them."""
         return list(self._keys.values())

@@ -10,11 +10,12 @@ from typing import Any
 
 from localknobs.convert.checkpoint import WeightSource
 from localknobs.convert.families import Family, architecture_of, family_for
+from localknobs.convert.families.base import OwnFlags
 from localknobs.convert.gguf_header import RawKey, StoredTensor, header_bytes, padded
 from localknobs.convert.metadata import QUANTIZATION_VERSION, Sheet, add_origin, read_json_if_there
 from localknobs.convert.tensors import PlannedTensor
-from localknobs.convert.vocabulary import Vocabulary, prove, read_vocabulary
-from localknobs.errors import BadValue, Unsupported
+from localknobs.convert.vocabulary import Vocabulary, lacks_space_prefix, prove, read_vocabulary
+from localknobs.errors import BadFile, BadValue, Unsupported
 
 FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32, "MXFP4": 38}
 """Outtype to `general.file_type`; the last one where experts keep their MXFP4 form."""
@@ -112,29 +113,46 @@ def plan_conversion(
     chosen = outtype.upper() if outtype != "auto" else _type_of_checkpoint(family)
     tensors = family.plan(chosen)
     family.check(tensors)
-    vocabulary, flags = open_vocabulary(family, check_tokens=check_tokens)
-    sheet = Sheet(family.architecture)
-    family.add_early(sheet)
-    add_origin(sheet, source.folder, counts_of(tensors), name)
     keeps_form = any(not tensor.is_float for tensor in tensors)
-    family.add_numbers(sheet, FILE_TYPES["MXFP4" if keeps_form and chosen != "Q8_0" else chosen])
-    sheet.u32("general.quantization_version", QUANTIZATION_VERSION)
-    for key, value in flags[0].items():
-        sheet.flag(key, value)
-    vocabulary.add_to(sheet)
-    for key, value in flags[1].items():
-        sheet.flag(key, value)
+    file_type = FILE_TYPES["MXFP4" if keeps_form and chosen != "Q8_0" else chosen]
+    sheet = sheet_of(family, counts_of(tensors), file_type, name)
+    vocabulary, flags = open_vocabulary(family, sheet, check_tokens=check_tokens)
+    vocabulary.add_to(sheet, flags)
     notes = notes_about(family, vocabulary, check_tokens=check_tokens)
     return ConversionPlan(source, family, tuple(sheet.keys()), tuple(tensors), chosen, notes)
 
 
-def open_vocabulary(family: Family, *, check_tokens: bool) -> tuple[Vocabulary, tuple[dict[str, bool], ...]]:
-    """Read the vocabulary of a family's model and prove it; return it with the flags around it."""
+def sheet_of(family: Family, counts: tuple[int, int, int, int], file_type: int, name: str | None = None) -> Sheet:
+    """Return all keys but those of the vocabulary."""
+    sheet = Sheet(family.architecture)
+    family.add_early(sheet)
+    add_origin(sheet, family.source.folder, counts, name)
+    family.add_numbers(sheet, file_type)
+    sheet.u32("general.quantization_version", QUANTIZATION_VERSION)
+    return sheet
+
+
+def open_vocabulary(family: Family, before: Sheet, *, check_tokens: bool) -> tuple[Vocabulary, OwnFlags]:
+    """Read the vocabulary of a family's model and prove it; return it with the flags around it.
+
+    Args:
+        family: The family.
+        before: All other keys.
+        check_tokens: Whether to prove it.
+    """
     folder = family.source.folder
     vocabulary = read_vocabulary(folder, family.vocabulary_size, family.vocabulary_kind, family.pre_tokenizers)
     flags = family.vocabulary_flags(vocabulary, read_json_if_there(folder / "tokenizer_config.json"))
-    if check_tokens:
-        prove(vocabulary, family.architecture, {**flags[0], **flags[1]}, family.pre_tokenizers)
+    if not check_tokens:
+        return vocabulary, flags
+    try:
+        prove(vocabulary, before, flags, family.pre_tokenizers)
+    except BadFile:
+        if not lacks_space_prefix(vocabulary):
+            raise
+        # llama.cpp's converter goes by tokenizer_config.json alone, and tokenizer.json says otherwise.
+        flags = {}, {**flags[1], "tokenizer.ggml.add_space_prefix": False}
+        prove(vocabulary, before, flags, family.pre_tokenizers)
     return vocabulary, flags
 
 

@@ -19,6 +19,7 @@ from localknobs.convert.plan import (
     open_vocabulary,
     plan_conversion,
     reason_for_upstream,
+    sheet_of,
 )
 from localknobs.convert.weight_files import TensorSpec
 from localknobs.errors import BadFile, HubFailure, NotFound
@@ -120,7 +121,7 @@ def check(target: str, *, get_converter: bool = False) -> Preflight:
         finally:
             source.close()
     family = open_family(_WithoutWeights(folder))
-    vocabulary, _ = open_vocabulary(family, check_tokens=True)
+    vocabulary, _ = open_vocabulary(family, sheet_of(family, (0, 0, 0, 0), 0), check_tokens=True)
     return Preflight(
         folder=folder,
         architecture=architecture,

@@ -24,6 +24,7 @@ from localknobs.convert.token_proof import Encode, first_difference, own_encoder
 from localknobs.errors import BadFile, NotFound, Unsupported
 
 Json = dict[str, Any]
+Flags = tuple[Mapping[str, bool], Mapping[str, bool]]
 Kind = Literal["any", "bpe", "phi3"]
 """Where a family keeps its vocabulary: SentencePiece if there is one, BPE only, or as Phi-3 does."""
 
@@ -65,8 +66,10 @@ class Vocabulary:
     tokenizer_file: Path | None = None
     proved: bool = False
 
-    def add_to(self, sheet: Sheet) -> None:
-        """Set the keys, with the first of the names."""
+    def add_to(self, sheet: Sheet, flags: Flags = ({}, {})) -> None:
+        """Set the keys, with the first of the names; flags go before and after them."""
+        for key, value in flags[0].items():
+            sheet.flag(key, value)
         sheet.text("tokenizer.ggml.model", self.model)
         sheet.text("tokenizer.ggml.pre", self.names[0])
         sheet.texts("tokenizer.ggml.tokens", self.texts)
@@ -75,6 +78,8 @@ class Vocabulary:
         sheet.numbers("tokenizer.ggml.token_type", self.kinds)
         sheet.texts("tokenizer.ggml.merges", self.merges)
         self.special.add_to(sheet)
+        for key, value in flags[1].items():
+            sheet.flag(key, value)
 
 
 def read_vocabulary(folder: Path, size: int, kind: Kind, preferred: Sequence[str] = ()) -> Vocabulary:
@@ -119,13 +124,13 @@ def read_vocabulary(folder: Path, size: int, kind: Kind, preferred: Sequence[str
     return found
 
 
-def prove(vocabulary: Vocabulary, architecture: str, settings: Mapping[str, bool], preferred: Sequence[str]) -> None:
+def prove(vocabulary: Vocabulary, before: Sheet, flags: Flags, preferred: Sequence[str]) -> None:
     """Compare llama.cpp's tokens with the tokenizer's own, settle the name of the pre-tokenizer, or refuse.
 
     Args:
         vocabulary: Gets the name that was proved.
-        architecture: Of the model; llama.cpp looks at it.
-        settings: Flags that the family sets besides: `tokenizer.ggml.add_space_prefix` and such.
+        before: Keys that come before the vocabulary: llama.cpp goes by architecture and name here and there.
+        flags: What the family sets before and after it: `tokenizer.ggml.add_space_prefix` and such.
         preferred: Names of pre-tokenizers this family goes by.
 
     Raises:
@@ -141,7 +146,7 @@ def prove(vocabulary: Vocabulary, architecture: str, settings: Mapping[str, bool
     first = ""
     for name in names:
         vocabulary.names = [name]
-        difference = _difference(vocabulary, architecture, settings, encode)
+        difference = _difference(vocabulary, before.copy(), flags, encode)
         if difference is None:
             vocabulary.proved = True
             return
@@ -151,11 +156,8 @@ def prove(vocabulary: Vocabulary, architecture: str, settings: Mapping[str, bool
     raise BadFile(f"llama.cpp would read text differently than {vocabulary.tokenizer_file}{cuts}: {first}", _NOT_PROVED)
 
 
-def _difference(vocabulary: Vocabulary, architecture: str, settings: Mapping[str, bool], encode: Encode) -> str | None:
-    sheet = Sheet(architecture)
-    vocabulary.add_to(sheet)
-    for key, value in settings.items():
-        sheet.flag(key, value)
+def _difference(vocabulary: Vocabulary, sheet: Sheet, flags: Flags, encode: Encode) -> str | None:
+    vocabulary.add_to(sheet, flags)
     controls = [text for text, kind in zip(vocabulary.texts, vocabulary.kinds, strict=True) if kind == CONTROL]
     spoken = [text for text in controls[:_SPECIAL_TEXTS] if encode(f"x{text}y")[1:-1] == [*encode(text)]]
     texts = [("x" + "y".join(spoken) + "z", True)] if spoken and vocabulary.model == "gpt2" else []
@@ -302,6 +304,12 @@ def _from_byte_fallback(folder: Path, size: int, tokenizer: Json, settings: Json
     found = Vocabulary("llama", texts, kinds, read_special_tokens(folder, size), scores)
     found.space_prefix = _has_space_prefix(tokenizer)
     return found
+
+
+def lacks_space_prefix(vocabulary: Vocabulary) -> bool:
+    """Return whether the tokenizer puts no space before a text, where llama.cpp would unless it is told."""
+    file = vocabulary.tokenizer_file
+    return vocabulary.model == "llama" and file is not None and not _has_space_prefix(read_json(file))
 
 
 def _has_space_prefix(tokenizer: Json) -> bool:

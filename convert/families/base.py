@@ -46,6 +46,8 @@ _ALWAYS_FLOAT = ("ffn_gate_inp", "ffn_gate_inp_shexp")
 """Modules whose weights stay F32 whatever is asked for: they choose experts."""
 _NOT_WEIGHTS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
+OwnFlags = tuple[dict[str, bool], dict[str, bool]]
+"""Flags of a vocabulary that are set before it, and after it."""
 ByName = TypeVar("ByName", bound="type[Family]")
 FAMILIES: dict[str, type[Family]] = {}
 """Names of architectures in `config.json` to families."""
@@ -162,7 +164,7 @@ class Family:
     def add_early(self, sheet: Sheet) -> None:
         """Set keys that come before all others but the architecture."""
 
-    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> tuple[dict[str, bool], ...]:
+    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> OwnFlags:
         """Return flags of the vocabulary: those set before it, and those set after it.
 
         Args:

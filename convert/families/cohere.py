@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from localknobs.convert.families.base import Family, register
 from localknobs.convert.metadata import Sheet
+from localknobs.errors import Unsupported
 
 
 @register("CohereForCausalLM")
@@ -25,6 +26,11 @@ class Cohere(Family):
     def __init__(self, source: Any) -> None:
         super().__init__(source)
         self.config.setdefault("num_key_value_heads", self.heads)
+        if self.config.get("use_qk_norm") and self.layers < 64:
+            raise Unsupported(
+                "This Command R has norms on queries and keys, which llama.cpp has in models of 64 layers and more",
+                "A GGUF file of it would not load.",
+            )
         # Trained on more than max_position_embeddings says, where this is given.
         self.config["max_position_embeddings"] = (
             self.config.get("model_max_length") or self.config["max_position_embeddings"]

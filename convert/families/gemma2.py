@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from localknobs.convert.families.base import NAMES, Family, register
+from localknobs.convert.families.base import NAMES, Family, OwnFlags, register
 from localknobs.convert.metadata import Sheet
 from localknobs.convert.vocabulary import Vocabulary
 
@@ -37,7 +37,7 @@ class Gemma2(Family):
         """Return the 1 that its norms are stored without."""
         return 1.0 if name.endswith("norm.weight") else 0.0
 
-    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> tuple[dict[str, bool], ...]:
+    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> OwnFlags:
         """Return that no space is put before a text."""
         return {}, {"tokenizer.ggml.add_space_prefix": False}
 

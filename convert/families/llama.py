@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from localknobs.convert.families.base import Family, by_halves, register
+from localknobs.convert.families.base import Family, OwnFlags, by_halves, register
 from localknobs.convert.metadata import Sheet
-from localknobs.convert.rope import llama3_factors, longrope
+from localknobs.convert.rope import LongRope, llama3_factors, longrope
 from localknobs.convert.tensors import Array, PlannedTensor
 from localknobs.convert.vocabulary import Vocabulary
 
@@ -31,12 +31,15 @@ class Llama(Family):
             self.config.setdefault("head_dim", self.width // self.heads)
 
     def add_numbers(self, sheet: Sheet, file_type: int) -> None:
-        """Set the numbers of all families, and two more."""
+        """Set the numbers of all families, and two more; under LongRoPE also for how long texts it was trained."""
         super().add_numbers(sheet, file_type)
         sheet.u32("{arch}.vocab_size", self.vocabulary_size)
         sheet.u32("{arch}.rope.dimension_count", self.head_size)
+        if self.longrope():
+            trained = self.rope.full["original_max_position_embeddings"]
+            sheet.u32("{arch}.rope.scaling.original_context_length", trained)
 
-    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> tuple[dict[str, bool], ...]:
+    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> OwnFlags:
         """Return whether a space is put before a text, and for vocabularies of 49,152 tokens that none begins it."""
         before, after = super().vocabulary_flags(vocabulary, settings)
         if isinstance(prefix := settings.get("add_prefix_space"), bool):
@@ -50,17 +53,19 @@ class Llama(Family):
         """Yield the factors of the rotary frequencies, for the scalings that have some."""
         if (factors := llama3_factors(self.rope, self.head_size)) is not None:
             yield self.computed("rope_freqs.weight", factors)
-        if self.rope.kind in ("longrope", "su") and (found := self.longrope()):
+        if found := self.longrope():
             yield self.computed("rope_factors_long.weight", found.long)
             yield self.computed("rope_factors_short.weight", found.short)
 
     def add_early(self, sheet: Sheet) -> None:
         """Set what attention is scaled by under LongRoPE."""
-        if self.rope.kind in ("longrope", "su") and (found := self.longrope()):
+        if found := self.longrope():
             sheet.f32("{arch}.rope.scaling.attn_factor", found.attention)
 
-    def longrope(self) -> Any:
-        """Return the factors of LongRoPE, if there are any."""
+    def longrope(self) -> LongRope | None:
+        """Return the factors of LongRoPE, if it is that; llama.cpp's converter writes none, but llama.cpp reads them."""
+        if self.rope.kind not in ("longrope", "su"):
+            return None
         return longrope(self.rope, self.config["max_position_embeddings"], self.head_size)
 
     def order_of(self, name: str) -> Callable[[Array], Array] | None:

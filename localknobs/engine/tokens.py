@@ -16,7 +16,6 @@ from pathlib import Path
 from localknobs.errors import BadFile
 
 _COMMAND = (sys.executable, "-P", "-m", "localknobs.engine.tokens")
-_REASON = ("error", "failed", "unknown", "invalid", "cannot", "missing")
 
 
 def tokens_of(model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
@@ -36,9 +35,11 @@ def tokens_of(model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]
         found: list[list[int]] = json.loads(done.stdout)
         return found
     lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    telling = [line for line in lines if any(word in line.lower() for word in _REASON)]
+    reasons = [
+        line.rpartition("error loading model")[2].lstrip(": ") for line in lines if "error loading model" in line
+    ]
     raise BadFile(
-        f"llama.cpp cannot use the vocabulary: {(telling or lines or ['it gave no reason'])[0]}",
+        f"llama.cpp cannot use the vocabulary: {(reasons or lines[-1:] or ['it gave no reason'])[0]}",
         "Its tokenizer may be of a kind that llama.cpp does not have.",
     )
 
