@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conversions import change_tensors, convert_to
 from llama_quantize import reference
-from tiny_adapters import save_adapter, save_llama, save_tokenizer
+from tiny_adapters import save_adapter
 
 from localknobs.convert.adapter import LoraChoice
 from localknobs.convert.quant_plan import TypeChoice
@@ -56,9 +56,8 @@ def test_of_float32_it_is_the_file_by_way_of_float32(checkpoint, tmp_path):
         assert ours[name].read_bytes() == theirs[name].read_bytes(), name
 
 
-def test_adapters_are_merged_in_float32_on_the_way(tmp_path):
-    base = save_llama(tmp_path / "base")
-    save_tokenizer(base)
+def test_adapters_are_merged_in_float32_on_the_way(checkpoint, tmp_path):
+    base = checkpoint("llama", "bfloat16", hidden_size=256)
     save_adapter(base, tmp_path / "adapter", target_modules=["q_proj", "v_proj", "down_proj"], r=4)
     loras = (LoraChoice(tmp_path / "adapter", 0.5),)
     converted = convert_to(tmp_path / "converted.gguf", base, outtype="f32", loras=loras)
