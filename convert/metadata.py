@@ -160,7 +160,7 @@ def add_origin(sheet: Sheet, folder: Path, counts: tuple[int, int, int, int], na
             getattr(sheet, kind)(f"general.sampling.{field}", value)
     for field in _ORIGIN:
         if (value := getattr(known, field)) is not None:
-            text = ",".join(value) if isinstance(value, list) else value
+            text = ",".join(map(_as_text, value)) if isinstance(value, list) else _as_text(value)
             sheet.text(f"general.{_ORIGIN_KEYS.get(field, field)}", text)
     for kind, parents in (("base_model", known.base_models), ("dataset", known.datasets)):
         if parents is not None:
@@ -168,9 +168,14 @@ def add_origin(sheet: Sheet, folder: Path, counts: tuple[int, int, int, int], na
             for number, parent in enumerate(parents):
                 for field in _PARENT:
                     if field in parent:
-                        sheet.text(f"general.{kind}.{number}.{field}", parent[field])
-    sheet.texts("general.tags", known.tags or [])
-    sheet.texts("general.languages", known.languages or [])
+                        sheet.text(f"general.{kind}.{number}.{field}", _as_text(parent[field]))
+    sheet.texts("general.tags", [*map(_as_text, known.tags or [])])
+    sheet.texts("general.languages", [*map(_as_text, known.languages or [])])
+
+
+def _as_text(value: Any) -> str:
+    """Return a value of a card as text: YAML takes Norwegian, `no`, for a refusal, and versions for numbers."""
+    return "no" if value is False else str(value)
 
 
 def _generation_advice(folder: Path) -> dict[str, Any]:

@@ -124,7 +124,8 @@ def llama3_factors(rope: Rope, dimensions: int) -> Floats | None:
     low, high = float(given.get("low_freq_factor", 1.0)), float(given.get("high_freq_factor", 4.0))
     exponents = np.arange(0, dimensions, 2, dtype=np.float32) / np.float32(dimensions)
     powers = (np.float64(given.get("rope_theta", 10000.0)) ** exponents.astype(np.float64)).astype(np.float32)
-    turn = np.float32(2 * math.pi) / (np.float32(1.0) / powers)  # tokens of one full turn
+    # Tokens of one full turn; in the steps that torch takes, so that llama.cpp's converter rounds alike.
+    turn = np.float32(1.0) / (np.float32(1.0) / powers) * np.float32(2 * math.pi)
     smooth = (np.float32(trained) / turn - np.float32(low)) / np.float32(high - low)
     between = np.float32(1.0) / ((np.float32(1.0) - smooth) / np.float32(factor) + smooth)
     factors = np.where(turn > trained / low, np.float32(factor), between)

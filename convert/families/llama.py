@@ -63,7 +63,7 @@ class Llama(Family):
             sheet.f32("{arch}.rope.scaling.attn_factor", found.attention)
 
     def longrope(self) -> LongRope | None:
-        """Return the factors of LongRoPE, if it is that; llama.cpp's converter writes none, but llama.cpp reads them."""
+        """Return the factors of LongRoPE, which llama.cpp reads for this family, though its converter writes none."""
         if self.rope.kind not in ("longrope", "su"):
             return None
         return longrope(self.rope, self.config["max_position_embeddings"], self.head_size)

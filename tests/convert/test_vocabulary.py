@@ -291,7 +291,7 @@ def test_the_card_and_the_advice_on_sampling(tmp_path):
     folder = tmp_path / "Some-Model-7B-Instruct-v2"
     folder.mkdir()
     (folder / "README.md").write_text(
-        "---\nlicense: apache-2.0\nbase_model: someone/Some-Base-7B\ntags:\n- chat\nlanguage:\n- en\n- no\n---\n# Hi\n"
+        "---\nlicense: apache-2.0\nbase_model: someone/Some-Base-7B\ntags:\n- chat\nlanguage: [en, no]\n---\n# Hi\n"
     )
     (folder / "generation_config.json").write_text(
         json.dumps({"temperature": 0.7, "top_k": 20, "repetition_penalty": 1.05})
