@@ -1,6 +1,6 @@
 """Write the model card and the picture of the losses: `python models/recipe/card.py`.
 
-Reads `models/evaluation.json` (evaluate.py), `models/training_log.jsonl` (train.py) and the checkpoint's config.
+Reads `models/evaluation.json` (evaluate.py) and the checkpoint with its `training_log.jsonl` (train.py).
 Needs matplotlib, which the `train` extra brings.
 """
 
@@ -79,7 +79,7 @@ def picture(log: list[dict[str, float]], out: Path) -> None:
 def main() -> None:
     """Write `models/README.md` and `models/loss.png`."""
     answers = json.loads((MODELS / "evaluation.json").read_text(encoding="utf-8"))
-    log = [json.loads(line) for line in (MODELS / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = [json.loads(line) for line in (MODELS / "checkpoint" / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
     config = json.loads((MODELS / "checkpoint" / "config.json").read_text(encoding="utf-8"))
     parameters = sum(weight.size for weight in load_file(MODELS / "checkpoint" / "model.safetensors").values())
     last = [entry for entry in log if "answer_loss" in entry][-1]

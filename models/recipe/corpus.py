@@ -88,10 +88,16 @@ def read_topics() -> list[Topic]:
 
 
 class Conversations:
-    """Makes conversations from the topics, the unknown questions, the stories and the pass keys."""
+    """Makes conversations from the topics, the unknown questions, the stories and the pass keys.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: The same seed makes the same conversations.
+        all_wordings: Ask the kept development wordings too: for the last stage, when nothing is chosen by them any more.
+    """
+
+    def __init__(self, seed: int, *, all_wordings: bool = False) -> None:
         self.random = random.Random(seed)
+        self.all_wordings = all_wordings
         self.topics = read_topics()
         self.unknown = tomllib.loads((CORPUS / "unknown.toml").read_text(encoding="utf-8"))
         self.held_out = {normalized(question) for question in held_out_questions()}
@@ -108,7 +114,7 @@ class Conversations:
                 direct = topic.intent.split()[0] in ("what", "how", "why", "when", "where", "which", "who", "whether")
                 text = rng.choice(INTENT_FRAMES if direct else ABOUT_FRAMES).format(topic.intent)
             else:
-                text = rng.choice(topic.questions)
+                text = rng.choice(topic.questions + topic.development if self.all_wordings else topic.questions)
             text = varied(text, rng)
             if normalized(text) not in self.held_out:
                 return text

@@ -16,12 +16,12 @@ PROMPT_WEIGHT = 0.1
 """Weight of the loss on what the user says; the answer counts 1."""
 
 
-def rows_of(tokenizer: Tokenizer, conversations: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def rows_of(tokenizer: Tokenizer, conversations: int, seed: int, *, all_wordings: bool = False) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (tokens uint16, weights float16) of each conversation that fits the context."""
     begin, turn, end = (tokenizer.token_to_id(name) for name in (BEGIN, TURN_BEGIN, TURN_END))
     newline = tokenizer.encode("\n").ids
     roles = {role: tokenizer.encode(role + "\n").ids for role in ("system", "user", "assistant")}
-    chosen = list(itertools.islice(Conversations(seed), conversations))
+    chosen = list(itertools.islice(Conversations(seed, all_wordings=all_wordings), conversations))
     encoded = iter(tokenizer.encode_batch([message["content"] for messages in chosen for message in messages], add_special_tokens=False))
     rows = []
     for messages in chosen:

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from corpus import read_topics
@@ -72,26 +73,29 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from: the last stage, on all wordings and at a lower rate")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     options.out.mkdir(parents=True, exist_ok=True)
 
-    tokenizer = train_tokenizer(12_000, options.seed)
+    # The tokenizer is that of the first seed in every stage.
+    tokenizer = Tokenizer.from_file(str(options.start / "tokenizer.json")) if options.start else train_tokenizer(12_000, options.seed)
     save(tokenizer, options.out)
-    rows = rows_of(tokenizer, options.conversations, options.seed + 1)
+    rows = rows_of(tokenizer, options.conversations, options.seed + 1, all_wordings=bool(options.start))
     total = sum(len(ids) for ids, _ in rows)
     print(f"{len(rows)} conversations, {total} tokens", flush=True)
     batches = batches_of(rows, options.batch_tokens, tokenizer.token_to_id(PAD), options.seed)
 
-    model = new_model().to(device)
+    model = (LlamaForCausalLM.from_pretrained(options.start, dtype=torch.float32) if options.start else new_model()).to(device)
     hidden = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     rest = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]
     print(f"{sum(weight.numel() for weight in model.parameters())} parameters on {device}", flush=True)
     optimizers = [
-        torch.optim.Muon(hidden, lr=0.012, weight_decay=0.02, momentum=0.95, adjust_lr_fn="original"),
-        torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(hidden, lr=0.012 * options.rate, weight_decay=0.02, momentum=0.95, adjust_lr_fn="original"),
+        torch.optim.AdamW(rest, lr=3e-3 * options.rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     top_rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     average = copy.deepcopy(model)  # exponential mean of the weights: what is kept
