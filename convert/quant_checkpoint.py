@@ -8,7 +8,7 @@ of the weights. The file is the one that converting and then quantizing gives. W
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,10 @@ from localknobs.convert.merge import open_source
 from localknobs.convert.plan import ConversionPlan, plan_conversion
 from localknobs.convert.quant_source import Rows, SourceTensor
 from localknobs.convert.tensors import PlannedTensor
-from localknobs.errors import BadFile
+from localknobs.errors import BadFile, NotEnough
+from localknobs.jobs import PARTIAL, remove_leftovers
+from localknobs.paths import cache_folder
+from localknobs.units import size_text
 
 
 class CheckpointSource:
@@ -62,12 +65,26 @@ class CheckpointSource:
     @contextlib.contextmanager
     def header_file(self) -> Iterator[Path]:
         """Return a file that has the header, and a hole for the weights, which takes no room on disk."""
-        with tempfile.TemporaryDirectory(prefix="localknobs-") as folder:
-            file = Path(folder) / f"{self.path.resolve().name or 'checkpoint'}.gguf"
+        folder = cache_folder() / "plans"
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        file = folder / f".{self.path.resolve().name or 'checkpoint'}.{os.getpid()}{PARTIAL}"
+        try:
+            self._write_hole(file)
+            yield file
+        finally:
+            file.unlink(missing_ok=True)
+
+    def _write_hole(self, file: Path) -> None:
+        try:
             with file.open("wb") as handle:
                 handle.write(self._plan.header)
                 handle.truncate(self._plan.size_bytes)
-            yield file
+        except OSError as error:
+            raise NotEnough(
+                f"{file.parent} takes no file of {size_text(self._plan.size_bytes)}: {error.strerror}",
+                "It would be empty, and for a moment; name another place: LOCALKNOBS_HOME.",
+            ) from None
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[SourceTensor], Iterator[Rows]]]:

@@ -58,14 +58,13 @@ def write_checkpoint(folder: Path) -> int:
             while left:
                 file.write(some[: min(left, some.size)].tobytes())
                 left -= min(left, some.size)
-    (folder / "config.json").write_text(
-        json.dumps({
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH,
-            "vocab_size": VOCABULARY,            "intermediate_size": FEED_FORWARD, "num_hidden_layers": LAYERS, "num_attention_heads": 32,
-            "num_key_value_heads": 8, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "torch_dtype": "bfloat16",
-            "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
-        })
-    )  # fmt: skip
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH, "vocab_size": VOCABULARY,
+        "intermediate_size": FEED_FORWARD, "num_hidden_layers": LAYERS, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "torch_dtype": "bfloat16",
+        "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
     write_tokenizer(folder, "bytes", 384)
     return at // 2
 

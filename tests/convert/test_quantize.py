@@ -14,6 +14,7 @@ from repository import REPOSITORY
 from localknobs.convert.ggml import TYPE_NUMBERS, bits
 from localknobs.convert.imatrix_file import Entry, Imatrix, write_imatrix
 from localknobs.convert.quant_plan import TypeChoice
+from localknobs.convert.quant_speed import estimated_seconds
 from localknobs.convert.quant_types import FILE_TYPE_NUMBERS, QUANTIZABLE, file_type_named
 from localknobs.convert.quantize import QuantizeConfig, plan_quantize, quantize
 from localknobs.errors import UnknownName, Unsupported
@@ -280,6 +281,17 @@ def test_the_plan_as_json_is_exact_to_the_byte(tmp_path, capsys):
         tensor.name: (tensor.type_name, tensor.size_bytes) for tensor in read_header(tmp_path / "out.gguf").tensors
     }
     assert {tensor["name"]: (tensor["to"], tensor["size_bytes"]) for tensor in tensors} == inside
+
+
+def test_the_time_is_estimated_from_what_the_types_cost(tmp_path):
+    model = write_random_model(tmp_path / "model.gguf", **SHAPES["whole blocks"])
+
+    def seconds(file_type, threads):
+        outputs = ((file_type, tmp_path / "out.gguf"),)
+        return estimated_seconds(plan_quantize(QuantizeConfig(source=model, outputs=outputs, threads=threads)))
+
+    assert seconds("IQ3_S", 1) > 3 * seconds("Q8_0", 1) > 0  # 50 times, when nothing disturbs
+    assert seconds("F16", 1) == 0, "what is copied costs no arithmetic"
 
 
 def test_names_of_types_are_those_of_the_library():

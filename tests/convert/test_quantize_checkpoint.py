@@ -84,6 +84,19 @@ def test_a_float_type_is_the_conversion_itself(checkpoint, tmp_path):
         assert data[at : at + tensor.size_bytes] == expected[there : there + tensor.size_bytes], tensor.name
 
 
+def test_the_hole_for_the_types_is_gone_and_one_of_a_killed_process_too(checkpoint, home, tmp_path):
+    import subprocess
+    import sys
+
+    dead = subprocess.Popen([sys.executable, "-c", "pass"])
+    dead.wait()
+    folder = home / "cache" / "plans"
+    folder.mkdir(parents=True)
+    (folder / f".model.{dead.pid}.partial").touch()
+    plan_quantize(QuantizeConfig(source=checkpoint("qwen2"), outputs=(("Q4_0", tmp_path / "a.gguf"),)))
+    assert list(folder.iterdir()) == []
+
+
 def test_kept_types_and_the_plan_are_those_of_a_gguf(checkpoint, tmp_path):
     folder = checkpoint("llama", "bfloat16", hidden_size=256)
     choice = TypeChoice(sensitive_high=True)
