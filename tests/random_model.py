@@ -24,9 +24,14 @@ TEMPLATE = (
 
 
 def byte_tokens(text: str | bytes) -> list[int]:
-    """Return the tokens of a text in this vocabulary (no fillers used); SentencePiece writes a space as U+2581."""
+    """Return the tokens that a text is read as (no fillers used); SentencePiece makes a space U+2581."""
     data = text.encode() if isinstance(text, str) else text
-    return [FIRST_BYTE + byte for byte in data.replace(b" ", "\u2581".encode())]
+    return written_tokens(data.replace(b" ", "\u2581".encode()))
+
+
+def written_tokens(data: bytes) -> list[int]:
+    """Return the tokens with which a model writes these bytes."""
+    return [FIRST_BYTE + byte for byte in data]
 
 
 def _writer(

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from program import DEADLINE_S, PROGRAM
-from random_model import TURN_END, byte_tokens, write_random_model, write_scripted_model
+from random_model import TURN_END, byte_tokens, write_random_model, write_scripted_model, written_tokens
 
 QUICK = ("-t", "1", "-n", "12")
 
@@ -16,14 +16,14 @@ QUICK = ("-t", "1", "-n", "12")
 def echo(tmp_path_factory):
     """Return a model that always answers `hello`... spelt without a letter that comes twice."""
     folder = tmp_path_factory.mktemp("scripted")
-    return write_scripted_model(folder / "scripted.gguf", [*byte_tokens("salve mundi"), TURN_END], context=256)
+    return write_scripted_model(folder / "scripted.gguf", [*written_tokens(b"salve mundi"), TURN_END], context=256)
 
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory):
     """Return a model that never ends its answer by itself."""
     folder = tmp_path_factory.mktemp("endless")
-    return write_scripted_model(folder / "endless.gguf", byte_tokens("abc \na"), context=256)
+    return write_scripted_model(folder / "endless.gguf", written_tokens(b"abc \na"), context=256)
 
 
 def test_the_answer_is_all_that_standard_output_gets(run, echo):
@@ -102,13 +102,13 @@ def test_closed_streams_do_no_harm(echo):
 
 
 def test_the_answer_comes_in_any_locale(run, tmp_path):
-    model = write_scripted_model(tmp_path / "m.gguf", [*byte_tokens("é!"), TURN_END])
+    model = write_scripted_model(tmp_path / "m.gguf", [*written_tokens("é!".encode()), TURN_END])
     assert run("chat", model, "-p", "x", "-t", "1", PYTHONIOENCODING="ascii").stdout == "?!\n"
     assert run("chat", model, "-p", "x", "-t", "1", LC_ALL="C.UTF-8").stdout == "é!\n"
 
 
 def test_ctrl_c_ends_it_with_130_and_keeps_what_was_written(tmp_path):
-    model = write_scripted_model(tmp_path / "long.gguf", byte_tokens("abc \na"), context=131_072)
+    model = write_scripted_model(tmp_path / "long.gguf", written_tokens(b"abc \na"), context=131_072)
     with subprocess.Popen(
         [PROGRAM, "chat", model, "-p", "x", "-t", "1"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
@@ -132,7 +132,7 @@ def test_ctrl_c_while_a_long_prompt_is_read(terminal, tmp_path):
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path):
-    model = write_scripted_model(tmp_path / "long.gguf", byte_tokens("abc \na"), context=16_384)
+    model = write_scripted_model(tmp_path / "long.gguf", written_tokens(b"abc \na"), context=16_384)
     shell = f"{PROGRAM} chat {model} -p x -t 1 | head -c 3; {PROGRAM} --help | true; {PROGRAM} chat --help | true"
     shell += f"; {PROGRAM} knobs --json | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True, timeout=DEADLINE_S)
@@ -140,7 +140,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
 
 
 def test_an_answer_cannot_steer_the_terminal(terminal, tmp_path):
-    model = write_scripted_model(tmp_path / "m.gguf", [*byte_tokens("a\x1b[2Jb"), TURN_END])
+    model = write_scripted_model(tmp_path / "m.gguf", [*written_tokens(b"a\x1b[2Jb"), TURN_END])
     screen = terminal("chat", model, "-p", "x", "-t", "1")
     assert screen.ends() == 0 and "a\\x1b[2Jb" in screen.text
 

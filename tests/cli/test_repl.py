@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from program import PROGRAM
-from random_model import TURN_END, byte_tokens, write_scripted_model
+from random_model import TURN_END, write_scripted_model, written_tokens
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +16,9 @@ def models(tmp_path_factory):
     """Return two models by name: one answers `salve mundi`, one never ends."""
     folder = tmp_path_factory.mktemp("models")
     return {
-        "short": write_scripted_model(folder / "short.gguf", [*byte_tokens("salve mundi"), TURN_END], context=2048),
-        "endless": write_scripted_model(folder / "endless.gguf", byte_tokens("abc \na"), context=131_072),
-        "narrow": write_scripted_model(folder / "narrow.gguf", [*byte_tokens("ok"), TURN_END], context=256),
+        "short": write_scripted_model(folder / "short.gguf", [*written_tokens(b"salve mundi"), TURN_END], context=2048),
+        "endless": write_scripted_model(folder / "endless.gguf", written_tokens(b"abc \na"), context=131_072),
+        "narrow": write_scripted_model(folder / "narrow.gguf", [*written_tokens(b"ok"), TURN_END], context=256),
     }
 
 
