@@ -74,9 +74,12 @@ def number_key(name: str, value: int) -> RawKey:
 
 def texts_key(name: str, values: Sequence[str]) -> RawKey:
     """Return a key whose value is a list of texts."""
-    return RawKey(
-        name, _text(name) + struct.pack("<IIQ", _ARRAY, _TEXT, len(values)) + b"".join(_text(value) for value in values)
-    )
+    texts = [value.encode("utf-8", "surrogateescape") for value in values]
+    lengths = struct.pack(f"<{len(texts)}Q", *map(len, texts))
+    pieces = [b""] * (2 * len(texts))
+    pieces[::2] = [lengths[at : at + 8] for at in range(0, len(lengths), 8)]
+    pieces[1::2] = texts
+    return RawKey(name, _text(name) + struct.pack("<IIQ", _ARRAY, _TEXT, len(texts)) + b"".join(pieces))
 
 
 def replaced(keys: Iterable[RawKey], new: Iterable[RawKey], without: Iterable[str] = ()) -> list[RawKey]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from localknobs.convert.checkpoint import WeightSource
 from localknobs.convert.families import Family, architecture_of, family_for
 from localknobs.convert.families.base import OwnFlags
 from localknobs.convert.gguf_header import RawKey, StoredTensor, header_bytes, padded
-from localknobs.convert.metadata import QUANTIZATION_VERSION, Sheet, add_origin, read_json_if_there
+from localknobs.convert.metadata import QUANTIZATION_VERSION, Sheet, add_origin
 from localknobs.convert.tensors import PlannedTensor
 from localknobs.convert.vocabulary import Vocabulary, lacks_space_prefix, prove, read_vocabulary
 from localknobs.errors import BadFile, BadValue, Unsupported
@@ -32,6 +32,8 @@ class ConversionPlan:
         keys: All keys, in order.
         tensors: All tensors, in the order of the file.
         outtype: Type of the tensors that leave a choice: `F32`, `F16`, `BF16`, `Q8_0`.
+        before: The keys that come before the vocabulary.
+        vocabulary: The vocabulary.
         notes: What the user should know.
     """
 
@@ -40,6 +42,8 @@ class ConversionPlan:
     keys: tuple[RawKey, ...]
     tensors: tuple[PlannedTensor, ...]
     outtype: str
+    before: Sheet
+    vocabulary: Vocabulary
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -116,10 +120,25 @@ def plan_conversion(
     keeps_form = any(not tensor.is_float for tensor in tensors)
     file_type = FILE_TYPES["MXFP4" if keeps_form and chosen != "Q8_0" else chosen]
     sheet = sheet_of(family, counts_of(tensors), file_type, name)
-    vocabulary, flags = open_vocabulary(family, sheet, check_tokens=check_tokens)
+    before = sheet.copy()
+    vocabulary = open_vocabulary(family)
+    vocabulary.add_to(sheet, family.vocabulary_flags(vocabulary))
+    notes = notes_about(family, vocabulary)
+    keys = tuple(sheet.keys())
+    plan = ConversionPlan(source, family, keys, tuple(tensors), chosen, before, vocabulary, notes)
+    return proved(plan) if check_tokens else plan
+
+
+def proved(plan: ConversionPlan) -> ConversionPlan:
+    """Prove that llama.cpp reads text as the tokenizer does; return the plan with what that settled.
+
+    Raises:
+        BadFile: it does not; the message shows the first difference.
+    """
+    vocabulary, flags = prove_vocabulary(plan.family, plan.vocabulary, plan.before)
+    sheet = plan.before.copy()
     vocabulary.add_to(sheet, flags)
-    notes = notes_about(family, vocabulary, check_tokens=check_tokens)
-    return ConversionPlan(source, family, tuple(sheet.keys()), tuple(tensors), chosen, notes)
+    return replace(plan, keys=tuple(sheet.keys()), vocabulary=vocabulary)
 
 
 def sheet_of(family: Family, counts: tuple[int, int, int, int], file_type: int, name: str | None = None) -> Sheet:
@@ -132,34 +151,38 @@ def sheet_of(family: Family, counts: tuple[int, int, int, int], file_type: int, 
     return sheet
 
 
-def open_vocabulary(family: Family, before: Sheet, *, check_tokens: bool) -> tuple[Vocabulary, OwnFlags]:
-    """Read the vocabulary of a family's model and prove it; return it with the flags around it.
+def open_vocabulary(family: Family) -> Vocabulary:
+    """Read the vocabulary of a family's model."""
+    folder = family.source.folder
+    return read_vocabulary(folder, family.vocabulary_size, family.vocabulary_kind, family.pre_tokenizers)
+
+
+def prove_vocabulary(family: Family, vocabulary: Vocabulary, before: Sheet) -> tuple[Vocabulary, OwnFlags]:
+    """Prove a vocabulary; return it with its name settled, and the flags around it.
 
     Args:
         family: The family.
-        before: All other keys.
-        check_tokens: Whether to prove it.
+        vocabulary: As it was read; not changed.
+        before: The keys that come before it: llama.cpp goes by architecture and name here and there.
+
+    Raises:
+        BadFile: llama.cpp would read text differently.
     """
-    folder = family.source.folder
-    vocabulary = read_vocabulary(folder, family.vocabulary_size, family.vocabulary_kind, family.pre_tokenizers)
-    flags = family.vocabulary_flags(vocabulary, read_json_if_there(folder / "tokenizer_config.json"))
-    if not check_tokens:
-        return vocabulary, flags
+    flags = family.vocabulary_flags(vocabulary)
     try:
-        prove(vocabulary, before, flags, family.pre_tokenizers)
+        return prove(vocabulary, before, flags, family.pre_tokenizers), flags
     except BadFile:
         if not lacks_space_prefix(vocabulary):
             raise
         # llama.cpp's converter goes by tokenizer_config.json alone, and tokenizer.json says otherwise.
         flags = {}, {**flags[1], "tokenizer.ggml.add_space_prefix": False}
-        prove(vocabulary, before, flags, family.pre_tokenizers)
-    return vocabulary, flags
+        return prove(vocabulary, before, flags, family.pre_tokenizers), flags
 
 
-def notes_about(family: Family, vocabulary: Vocabulary, *, check_tokens: bool) -> tuple[str, ...]:
+def notes_about(family: Family, vocabulary: Vocabulary) -> tuple[str, ...]:
     """Return what the user should know about a conversion."""
     notes = []
-    if check_tokens and vocabulary.tokenizer_file is None:
+    if vocabulary.tokenizer_file is None:
         notes.append(
             "There is no tokenizer.json to compare llama.cpp's tokens with; tokenizer.model was taken as it is."
         )

@@ -18,6 +18,7 @@ from localknobs.convert.plan import (
     open_family,
     open_vocabulary,
     plan_conversion,
+    prove_vocabulary,
     reason_for_upstream,
     sheet_of,
 )
@@ -121,7 +122,7 @@ def check(target: str, *, get_converter: bool = False) -> Preflight:
         finally:
             source.close()
     family = open_family(_WithoutWeights(folder))
-    vocabulary, _ = open_vocabulary(family, sheet_of(family, (0, 0, 0, 0), 0), check_tokens=True)
+    vocabulary, _ = prove_vocabulary(family, open_vocabulary(family), sheet_of(family, (0, 0, 0, 0), 0))
     return Preflight(
         folder=folder,
         architecture=architecture,
@@ -135,7 +136,7 @@ def check(target: str, *, get_converter: bool = False) -> Preflight:
         proved=vocabulary.proved,
         has_template=vocabulary.special.templates is not None,
         size_bytes=size,
-        notes=notes_about(family, vocabulary, check_tokens=True),
+        notes=notes_about(family, vocabulary),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from localknobs.convert.adapter import LoraChoice
 from localknobs.convert.checkpoint import WeightSource
 from localknobs.convert.gguf_header import padded
 from localknobs.convert.merge import open_source
-from localknobs.convert.plan import ConversionPlan, plan_conversion, reason_for_upstream
+from localknobs.convert.plan import ConversionPlan, plan_conversion, proved, reason_for_upstream
 from localknobs.errors import BadFile, BadValue, NotEnough
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
 
@@ -62,46 +63,66 @@ def convert(config: ConvertConfig) -> Job[Path]:
     with open_source(config.source, config.loras) as source:
         if reason := reason_for_upstream(source.config, source.folder):
             return (yield from _convert_upstream(config, source, reason))
-        plan = plan_conversion(source, config.outtype, config.name, check_tokens=config.check_tokens)
+        plan = plan_conversion(source, config.outtype, config.name, check_tokens=False)
         output = output_path(config, source.folder, plan.outtype)
         for file in {source.info(name).file for name in source.names()}:
             refuse_same_file(file, output)
         check_space(output, plan.size_bytes)
         for note in plan.notes:
             yield Noted(note)
-        yield from write_plan(plan, output)
+        # The proof waits for a process of its own most of the time: it runs while the weights are copied.
+        with ThreadPoolExecutor(1) as pool:
+            proof = pool.submit(proved, plan) if config.check_tokens else None
+            yield from write_plan(plan, output, proof)
         return output
 
 
-def write_plan(plan: ConversionPlan, output: Path) -> Job[None]:
+def write_plan(plan: ConversionPlan, output: Path, proof: Future[ConversionPlan] | None = None) -> Job[None]:
     """Write the file of a plan.
+
+    Args:
+        plan: What to write.
+        output: Where to.
+        proof: The plan as it is when its tokens are proved; its error stops the writing.
 
     Yields:
         The bytes written, and the file.
     """
-    yield Started("converting", plan.size_bytes, "bytes")
     with partial_file(output) as beside:
-        with open(beside, "wb") as file:
-            file.write(plan.header)
-            yield Advanced(len(plan.header))
-            stored = 0
-            for tensor in plan.tensors:
-                written = 0
-                for chunk in tensor.chunks():
-                    file.write(chunk.data)
-                    written += chunk.nbytes
-                    yield Advanced(chunk.nbytes)
-                if written != tensor.size_bytes():
-                    raise BadFile(
-                        f"{tensor.name} came to {written} bytes, not {tensor.size_bytes()}",
-                        "Fetch the checkpoint again.",
-                    )
-                file.write(b"\0" * (padded(written) - written))
-                if file.tell() - stored >= _BEHIND_BYTES:
-                    stored = _begin_storing(file.fileno(), stored, file.tell())
-        if beside.stat().st_size != plan.size_bytes:
+        yield from _write(plan, beside, proof)
+        settled = proof.result() if proof else plan
+        if len(settled.header) != len(plan.header):
+            yield Noted(f"llama.cpp cuts text for it as {settled.vocabulary.names[0]}: written again with that name")
+            yield from _write(settled, beside, None)
+        elif settled.header != plan.header:
+            with open(beside, "rb+") as file:
+                file.write(settled.header)
+        if beside.stat().st_size != settled.size_bytes:
             raise BadFile(f"{output} came to another size than planned", "Convert again.")
     yield Wrote(output)
+
+
+def _write(plan: ConversionPlan, beside: Path, proof: Future[ConversionPlan] | None) -> Job[None]:
+    yield Started("converting", plan.size_bytes, "bytes")
+    with open(beside, "wb") as file:
+        file.write(plan.header)
+        yield Advanced(len(plan.header))
+        stored = 0
+        for tensor in plan.tensors:
+            written = 0
+            for chunk in tensor.chunks():
+                file.write(chunk.data)
+                written += chunk.nbytes
+                yield Advanced(chunk.nbytes)
+            if written != tensor.size_bytes():
+                raise BadFile(
+                    f"{tensor.name} came to {written} bytes, not {tensor.size_bytes()}", "Fetch the checkpoint again."
+                )
+            file.write(b"\0" * (padded(written) - written))
+            if proof and proof.done():
+                proof.result()  # raises what it raised
+            if file.tell() - stored >= _BEHIND_BYTES:
+                stored = _begin_storing(file.fileno(), stored, file.tell())
 
 
 def _begin_storing(descriptor: int, start: int, stop: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -51,6 +51,7 @@ class Vocabulary:
         rules: The pre-tokenizer's rules, for an error.
         space_prefix: Whether a text gets a space before it, where that is known.
         tokenizer_file: `tokenizer.json`, when there is one to compare with.
+        settings: `tokenizer_config.json`.
         proved: Whether llama.cpp's tokens were compared and are the same.
     """
 
@@ -64,6 +65,7 @@ class Vocabulary:
     rules: str = ""
     space_prefix: bool | None = None
     tokenizer_file: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     proved: bool = False
 
     def add_to(self, sheet: Sheet, flags: Flags = ({}, {})) -> None:
@@ -121,23 +123,27 @@ def read_vocabulary(folder: Path, size: int, kind: Kind, preferred: Sequence[str
             f"{folder} has no tokenizer", "Expected tokenizer.json or tokenizer.model beside the weights: fetch them."
         )
     found.tokenizer_file = json_file if json_file.is_file() else None
+    found.settings = settings
     return found
 
 
-def prove(vocabulary: Vocabulary, before: Sheet, flags: Flags, preferred: Sequence[str]) -> None:
+def prove(vocabulary: Vocabulary, before: Sheet, flags: Flags, preferred: Sequence[str]) -> Vocabulary:
     """Compare llama.cpp's tokens with the tokenizer's own, settle the name of the pre-tokenizer, or refuse.
 
     Args:
-        vocabulary: Gets the name that was proved.
+        vocabulary: As it was read; not changed.
         before: Keys that come before the vocabulary: llama.cpp goes by architecture and name here and there.
         flags: What the family sets before and after it: `tokenizer.ggml.add_space_prefix` and such.
         preferred: Names of pre-tokenizers this family goes by.
+
+    Returns:
+        The vocabulary with the name that was proved; without a `tokenizer.json` as it is, unproved.
 
     Raises:
         BadFile: the tokens differ; the message shows the first difference.
     """
     if vocabulary.tokenizer_file is None:
-        return
+        return vocabulary
     encode, encode_wrapped = own_encoder(vocabulary.tokenizer_file)
     names = vocabulary.names
     if vocabulary.model == "gpt2":
@@ -145,13 +151,11 @@ def prove(vocabulary: Vocabulary, before: Sheet, flags: Flags, preferred: Sequen
         names = names_for(rules, fingerprint_of(encode_wrapped(FINGERPRINT_TEXT)), preferred) or [*EVERY_NAME]
     first = ""
     for name in names:
-        vocabulary.names = [name]
-        difference = _difference(vocabulary, before.copy(), flags, encode)
+        named = replace(vocabulary, names=[name], proved=True)
+        difference = _difference(named, before.copy(), flags, encode)
         if difference is None:
-            vocabulary.proved = True
-            return
+            return named
         first = first or difference
-    vocabulary.names = names
     cuts = f" (it cuts text by: {vocabulary.rules})" if vocabulary.rules and len(names) == len(EVERY_NAME) else ""
     raise BadFile(f"llama.cpp would read text differently than {vocabulary.tokenizer_file}{cuts}: {first}", _NOT_PROVED)
 

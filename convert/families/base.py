@@ -164,13 +164,8 @@ class Family:
     def add_early(self, sheet: Sheet) -> None:
         """Set keys that come before all others but the architecture."""
 
-    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> OwnFlags:
-        """Return flags of the vocabulary: those set before it, and those set after it.
-
-        Args:
-            vocabulary: As it was read.
-            settings: `tokenizer_config.json`.
-        """
+    def vocabulary_flags(self, vocabulary: Vocabulary) -> OwnFlags:
+        """Return flags of the vocabulary: those set before it, and those set after it."""
         after = {}
         if vocabulary.space_prefix is False:
             after["tokenizer.ggml.add_space_prefix"] = False

@@ -37,7 +37,7 @@ class Gemma2(Family):
         """Return the 1 that its norms are stored without."""
         return 1.0 if name.endswith("norm.weight") else 0.0
 
-    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> OwnFlags:
+    def vocabulary_flags(self, vocabulary: Vocabulary) -> OwnFlags:
         """Return that no space is put before a text."""
         return {}, {"tokenizer.ggml.add_space_prefix": False}
 

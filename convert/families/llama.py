@@ -39,10 +39,10 @@ class Llama(Family):
             trained = self.rope.full["original_max_position_embeddings"]
             sheet.u32("{arch}.rope.scaling.original_context_length", trained)
 
-    def vocabulary_flags(self, vocabulary: Vocabulary, settings: Mapping[str, Any]) -> OwnFlags:
+    def vocabulary_flags(self, vocabulary: Vocabulary) -> OwnFlags:
         """Return whether a space is put before a text, and for vocabularies of 49,152 tokens that none begins it."""
-        before, after = super().vocabulary_flags(vocabulary, settings)
-        if isinstance(prefix := settings.get("add_prefix_space"), bool):
+        before, after = super().vocabulary_flags(vocabulary)
+        if isinstance(prefix := vocabulary.settings.get("add_prefix_space"), bool):
             before["tokenizer.ggml.add_space_prefix"] = prefix
             after.pop("tokenizer.ggml.add_space_prefix", None)
         if self.vocabulary_size == 49152:  # the small Granite and SmolLM models, whose settings say otherwise

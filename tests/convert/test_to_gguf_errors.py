@@ -13,10 +13,12 @@ from program import PROGRAM
 from tiny_checkpoints import write_tokenizer
 
 from localknobs.convert import upstream
+from localknobs.convert.merge import open_source
 from localknobs.convert.plan import plan_conversion
 from localknobs.convert.preflight import check
 from localknobs.convert.to_gguf import ConvertConfig, convert
 from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough, NotFound, Unsupported
+from localknobs.gguf_info import read_header
 from localknobs.jobs import drain
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -176,6 +178,11 @@ def test_rules_that_no_list_has_are_tried_on_all_that_llama_cpp_knows(folder, tm
     tokenizer["pre_tokenizer"]["pretokenizers"] = [llama3, last]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert check(str(folder)).pre_tokenizer == "llama-bpe"
+    # The name is settled while the weights are written; the header gets it, whatever its length.
+    file = convert_to(tmp_path / "model.gguf", folder, check_tokens=True)
+    with open_source(folder) as source:
+        assert file.read_bytes().startswith(plan_conversion(source, "f32").header)
+    assert read_header(file).metadata["tokenizer.ggml.pre"] == "llama-bpe"
 
 
 # ---- other architectures ----------------------------------------------------------------------

@@ -198,8 +198,7 @@ def test_byte_fallback_is_proved_with_and_without_a_space_before(prefix, folder)
     assert found.space_prefix is prefix
     assert found.kinds[found.texts.index("<0x41>")] == BYTE
     flags = NO_FLAGS if prefix else ({}, {"tokenizer.ggml.add_space_prefix": False})
-    prove(found, Sheet("llama"), flags, ())
-    assert found.proved
+    assert prove(found, Sheet("llama"), flags, ()).proved
 
 
 def test_scores_that_are_all_the_same_are_found_out(folder):
