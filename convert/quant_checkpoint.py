@@ -18,7 +18,7 @@ import numpy as np
 from localknobs.convert.adapter import LoraChoice
 from localknobs.convert.ggml import FLOAT_TYPES, Bytes, Floats, quantize_rows, row_bytes, to_floats
 from localknobs.convert.merge import open_source
-from localknobs.convert.plan import ConversionPlan, plan_conversion
+from localknobs.convert.plan import ConversionPlan, plan_conversion, proved
 from localknobs.convert.quant_source import Rows, SourceTensor
 from localknobs.convert.tensors import PlannedTensor
 from localknobs.errors import BadFile, NotEnough
@@ -42,9 +42,10 @@ class CheckpointSource:
         self._open = contextlib.ExitStack()
         try:
             source = self._open.enter_context(open_source(folder, loras))
-            plan = plan_conversion(source, "auto")
+            plan = plan_conversion(source, "auto", check_tokens=False)
             if not _is_plain(plan):
-                plan = plan_conversion(source, "f32", check_tokens=False)  # they were proved just now
+                plan = plan_conversion(source, "f32", check_tokens=False)
+            plan = proved(plan)  # which may give the tokens' rules another name
         except BaseException:
             self._open.close()
             raise
