@@ -139,14 +139,13 @@ def add_origin(sheet: Sheet, folder: Path, counts: tuple[int, int, int, int], na
         BadFile: the model card's front matter is no YAML.
     """
     import gguf  # 75 ms
-    import yaml
 
     logging.getLogger("metadata").setLevel(logging.ERROR)
     try:
         known = gguf.Metadata.load(None, folder, name, counts[0])
-    except yaml.YAMLError as error:
+    except Exception as error:  # YAML's, of which gguf alone knows, and those of cards with the wrong kind of value
         raise BadFile(
-            f"The head of {folder / 'README.md'} is no YAML: {' '.join(str(error).split())}", "Mend it, or remove it."
+            f"The head of {folder / 'README.md'} cannot be read: {' '.join(str(error).split())}", "Mend or remove it."
         ) from None
     advice = _generation_advice(folder)
     if known.sampling_penalty_repeat is None:  # gguf 0.17 to 0.19 do not look for it under its usual name

@@ -88,6 +88,9 @@ class _WithoutWeights:
     def read(self, name: str) -> Floats:
         raise BadFile(f"{self.folder} has no weights", "Fetch them to convert the model.")
 
+    def read_part(self, name: str, first: int, out: Floats) -> None:
+        raise BadFile(f"{self.folder} has no weights", "Fetch them to convert the model.")
+
     def fill(self, name: str, offset: int, out: npt.NDArray[np.uint8]) -> None:
         raise BadFile(f"{self.folder} has no weights", "Fetch them to convert the model.")
 

@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float32]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 _NEEDS_LENGTH = ("yarn", "longrope", "su", "llama3")
-_PLAIN = ("", "default", "dynamic", "llama3", "linear", "yarn", "longrope", "su", "mrope")
+_PLAIN = ("", "default", "dynamic", "llama3", "linear", "yarn", "longrope", "su")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ def rope_of(config: Mapping[str, Any], theta: float | None, local_theta: float |
             f"The rotary positions are scaled by {kind!r}, which llama.cpp has no form for",
             "Remove it from config.json (rope_scaling) to convert the model without.",
         )
-    if kind.lower() in ("linear", "yarn", "llama3") and full.get("factor") is None:
+    has_lists = bool(full.get("long_factor"))  # as early Phi-3 files have for what they call yarn
+    if kind.lower() in ("linear", "yarn", "llama3") and full.get("factor") is None and not has_lists:
         raise BadFile(f"config.json scales the rotary positions by {kind!r} without a factor", "Fetch it again.")
     return Rope(full, sliding)
 

@@ -55,24 +55,26 @@ class SpecialTokens:
                 sheet.flag(f"tokenizer.ggml.normalizer.{flag}", self.flags[flag])
 
 
-def read_special_tokens(folder: Path, tokens: int | None = None) -> SpecialTokens:
+def read_special_tokens(folder: Path, tokens: int | None = None, tokenizer: Json | None = None) -> SpecialTokens:
     """Return the roles of tokens of a checkpoint.
 
     Args:
         folder: The checkpoint.
         tokens: How many tokens there are; roles beyond are left out. None: not checked.
+        tokenizer: `tokenizer.json` when it was read already: it is large.
 
     Raises:
         BadFile: one of the files is no JSON.
     """
     found = SpecialTokens()
-    tokenizer = read_json_if_there(folder / "tokenizer.json")
+    if tokenizer is None:
+        tokenizer = read_json_if_there(folder / "tokenizer.json")
     settings = read_json_if_there(folder / "tokenizer_config.json")
     _read_normalizer(tokenizer.get("normalizer"), found.flags)
     roles = [*_ROLES]
     if tokenizer:
         _Wrapping(found, settings, roles).read(tokenizer.get("post_processor"))
-    ids_of_texts = {}
+    ids_of_texts: dict[Any, Any] = {}
     for token in tokenizer.get("added_tokens") or ():
         ids_of_texts.setdefault(token.get("content"), token.get("id"))
     if settings:

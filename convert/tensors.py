@@ -25,8 +25,13 @@ Floats = npt.NDArray[np.float32]
 
 SLAB_BYTES = 1 << 20
 """Bytes that are looked at and written at once: they stay in the processor's cache between the two."""
-_STORED = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "U8": np.dtype("u1")}
-_LARGEST = {
+_STORED: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+}
+_LARGEST: dict[str, tuple[Any, Any, int]] = {
     "F32": (np.uint32, np.int32, 0x7F80_0000),
     "BF16": (np.uint16, np.int16, 0x7F80),
     "F16": (np.uint16, np.int16, 0x7C00),

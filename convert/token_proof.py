@@ -13,7 +13,6 @@ from typing import Any
 
 from localknobs.convert.gguf_header import RawKey, header_bytes
 from localknobs.convert.pretokenizer import FINGERPRINT_TEXT
-from localknobs.engine.tokens import tokens_of
 from localknobs.errors import BadFile
 
 SAMPLE = (
@@ -76,6 +75,8 @@ def first_difference(
     Raises:
         BadFile: llama.cpp cannot use the vocabulary at all.
     """
+    from localknobs.engine.tokens import tokens_of  # 30 ms, and not needed without a proof
+
     sample = [*((text, False) for text in SAMPLE), *special_texts]
     with tempfile.TemporaryDirectory(prefix="localknobs-") as folder:
         file = Path(folder) / "vocabulary.gguf"

@@ -259,7 +259,7 @@ def _from_byte_level(folder: Path, size: int, tokenizer: Json, settings: Json) -
     merges = _merges(tokenizer["model"].get("merges") or [])
     if not merges:
         raise BadFile(f"{folder / 'tokenizer.json'} has no merges", "Fetch it again.")
-    return Vocabulary("gpt2", texts, kinds, read_special_tokens(folder), merges=merges)
+    return Vocabulary("gpt2", texts, kinds, read_special_tokens(folder, None, tokenizer), merges=merges)
 
 
 def _merges(merges: Sequence[Any]) -> list[str]:
@@ -305,7 +305,7 @@ def _from_byte_fallback(folder: Path, size: int, tokenizer: Json, settings: Json
         texts.append(text)
         kinds.append(kind)
         scores.append(score)
-    found = Vocabulary("llama", texts, kinds, read_special_tokens(folder, size), scores)
+    found = Vocabulary("llama", texts, kinds, read_special_tokens(folder, size, tokenizer), scores)
     found.space_prefix = _has_space_prefix(tokenizer)
     return found
 

@@ -86,7 +86,7 @@ class Family:
     defaults: ClassVar[Mapping[str, Any]] = {}
     theta: ClassVar[float | None] = 10000.0
     local_theta: ClassVar[float | None] = None
-    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "mrope", "linear", "dynamic", "yarn")
+    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "linear", "dynamic", "yarn")
     vocabulary_kind: ClassVar[Kind] = "any"
     pre_tokenizers: ClassVar[tuple[str, ...]] = ()
 
@@ -290,9 +290,9 @@ class Family:
         kinds = [set[str]() for _ in range(self.layers)]
         for name in names:
             if name.startswith("blk."):
-                _, number, rest = name.split(".", 2)
-                kinds[int(number)].add(rest)
-        every = set[str]().union(*kinds) if not self.layers_differ else set[str]()
+                _, layer, rest = name.split(".", 2)
+                kinds[int(layer)].add(rest)
+        every = set[str]().union(*kinds)
         for number, found in enumerate(kinds):
             missing = min(every - found, default=None) or ("attn_q.weight" if not found else None)
             if missing:
@@ -300,9 +300,6 @@ class Family:
                     f"{self.source.folder} has no tensor for blk.{number}.{missing}",
                     "A file of the checkpoint is missing, or config.json tells of more layers than there are.",
                 )
-
-    layers_differ: ClassVar[bool] = False
-    """Whether layers may have different tensors."""
 
 
 def by_halves(heads: int) -> Callable[[Array], Array]:

@@ -19,9 +19,9 @@ class Cohere(Family):
         "max_position_embeddings": 8192, "layer_norm_eps": 1e-5, "logit_scale": 0.0625,
     }  # fmt: skip
     theta = 500000.0
-    rope_kinds = ("default", "dynamic")
+    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "dynamic")
     vocabulary_kind = "bpe"
-    pre_tokenizers = ("command-r",)
+    pre_tokenizers: ClassVar[tuple[str, ...]] = ("command-r",)
 
     def __init__(self, source: Any) -> None:
         super().__init__(source)

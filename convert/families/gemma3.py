@@ -25,7 +25,7 @@ class Gemma3(Family):
     }  # fmt: skip
     theta = 1000000.0
     local_theta = 10000.0
-    rope_kinds = ("default", "linear", "dynamic")
+    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "linear", "dynamic")
 
     def is_left_out(self, name: str) -> bool:
         """Leave out what sees."""

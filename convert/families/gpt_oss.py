@@ -71,14 +71,14 @@ class GptOss(Family):
             new_names = _MATRICES[matrix.removesuffix("_bias")]
             for at, new_name in enumerate(new_names):
                 experts, width = self.source.info(name).shape
-                shape = (experts, width // len(new_names))
-                yield self.tensor(f"blk.{layer}.{new_name}.bias", [Part(name, _every(len(new_names), at, 1))], shape)
+                part = Part(name, _every(len(new_names), at, 1))
+                yield self.tensor(f"blk.{layer}.{new_name}.bias", [part], (experts, width // len(new_names)))
         elif not matrix.endswith(("_blocks", "_scales")):
             new_names = _MATRICES[matrix]
             experts, columns, rows = self.source.info(name).shape
             for at, new_name in enumerate(new_names):
-                shape = (experts, rows // len(new_names), columns)
                 part = Part(name, _turned(len(new_names), at))
+                shape = (experts, rows // len(new_names), columns)
                 yield self.tensor(f"blk.{layer}.{new_name}.weight", [part], shape)
 
     def _repacked(self, name: str) -> Iterator[PlannedTensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from localknobs.convert.families.base import register
 from localknobs.convert.families.llama import Llama
@@ -21,7 +21,7 @@ class Granite(Llama):
     """Granite 3 and 4 without experts and without state-space layers."""
 
     architecture = "granite"
-    pre_tokenizers = ("refact",)
+    pre_tokenizers: ClassVar[tuple[str, ...]] = ("refact",)
     head_size_is_written = False
 
     def __init__(self, source: Any) -> None:

@@ -20,7 +20,7 @@ class Llama(Family):
 
     architecture = "llama"
     defaults: ClassVar[Mapping[str, Any]] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
-    rope_kinds = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "su")
+    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "su")
     head_size_is_written: ClassVar[bool] = True
     """Whether transformers works out the size of a head when the configuration does not say it."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+from localknobs.convert.checkpoint import WeightSource
 from localknobs.convert.families.base import NAMES, Family, register
 from localknobs.convert.metadata import Sheet
 from localknobs.convert.rope import LongRope, longrope
 from localknobs.convert.tensors import PlannedTensor
+from localknobs.errors import Unsupported
 
 
 @register("Phi3ForCausalLM")
@@ -22,7 +24,15 @@ class Phi3(Family):
         "rms_norm_eps": 1e-5,
     }  # fmt: skip
     vocabulary_kind = "phi3"
-    rope_kinds = ("default", "longrope", "su", "yarn")
+    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "longrope", "su", "yarn")
+
+    def __init__(self, source: WeightSource) -> None:
+        super().__init__(source)
+        if self.rope.kind == "yarn" and not self.rope.full.get("long_factor"):
+            raise Unsupported(
+                "llama.cpp does not scale the rotary positions of phi3 models by plain YaRN",
+                "Remove rope_scaling from config.json to convert the model without.",
+            )
 
     @property
     def rotated(self) -> int:

@@ -19,7 +19,7 @@ class SmolLM3(Llama):
         "max_position_embeddings": 32768, "num_key_value_heads": 4, "rms_norm_eps": 1e-6,
     }  # fmt: skip
     theta = 2000000.0
-    rope_kinds = ("default", "linear", "dynamic", "yarn")
+    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "linear", "dynamic", "yarn")
     head_size_is_written = False
 
     def __init__(self, source: Any) -> None:

@@ -23,9 +23,9 @@ class StableLm(Family):
         "max_position_embeddings": 4096, "num_key_value_heads": 32, "layer_norm_eps": 1e-5,
         "partial_rotary_factor": 0.25, "use_parallel_residual": False,
     }  # fmt: skip
-    rope_kinds = ("default", "dynamic")
+    rope_kinds: ClassVar[tuple[str, ...]] = ("default", "dynamic")
     vocabulary_kind = "bpe"
-    pre_tokenizers = ("stablelm2",)
+    pre_tokenizers: ClassVar[tuple[str, ...]] = ("stablelm2",)
 
     def add_numbers(self, sheet: Sheet, file_type: int) -> None:
         """Set the numbers, in an order of their own."""

@@ -18,4 +18,4 @@ class Starcoder2(Family):
         "max_position_embeddings": 4096, "num_key_value_heads": 2, "norm_epsilon": 1e-5,
     }  # fmt: skip
     vocabulary_kind = "bpe"
-    pre_tokenizers = ("starcoder",)
+    pre_tokenizers: ClassVar[tuple[str, ...]] = ("starcoder",)

@@ -18,7 +18,7 @@ import pytest
 from test_quantize import PROGRAM, run, write_checkpoint
 
 pytestmark = pytest.mark.bench
-ROUNDS = 3
+ROUNDS = 5
 TOKENS_OF_A_LARGE_VOCABULARY = 150_000
 
 
