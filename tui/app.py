@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from textual.app import App, SystemCommand
 from textual.screen import Screen
 
 from localknobs import preferences
 from localknobs.errors import LocalknobsError
+from localknobs.terminal_text import printable
 from localknobs.tui.screens.chat import ChatScreen
 
 
@@ -39,6 +41,10 @@ class LocalknobsApp(App[None]):
         if isinstance(screen, ChatScreen):
             yield from screen.palette_commands()
         yield from super().get_system_commands(screen)
+
+    def notify(self, message: str, **options: Any) -> None:
+        """Show a notice; texts of models, files and errors in it are text, not markup."""
+        super().notify(printable(message), **{**options, "markup": False})
 
     def watch_theme(self, theme: str) -> None:
         """Remember the theme the user chose."""

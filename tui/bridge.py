@@ -40,14 +40,18 @@ class Answer:
         node: Its message; None until its first text came.
 
     Attributes:
+        model: Name of the model that writes it.
+        stop_asked: Whether the user wants it stopped, also before its first token.
         unsaved: Whether the disk refused to take a part of it, which was said once.
         last: The newest text event: counts and speed.
         first_text_s: Seconds until the first text came, as the reader sees it; 0 before.
     """
 
-    def __init__(self, conversation: Conversation, node: Node | None = None) -> None:
+    def __init__(self, conversation: Conversation, model: str, node: Node | None = None) -> None:
         self.conversation = conversation
+        self.model = model
         self.node = node
+        self.stop_asked = False
         self.unsaved = False
         self.last: TextArrived | None = None
         self.first_text_s = 0.0
@@ -81,6 +85,7 @@ class Answer:
 class ModelLoading(Message):
     """Progress of loading, from 0 to 1."""
 
+    settings: LoadSettings
     done: float
 
 
@@ -88,6 +93,7 @@ class ModelLoading(Message):
 class ModelLoaded(Message):
     """A model is ready."""
 
+    settings: LoadSettings
     info: ModelInfo
 
 
@@ -95,6 +101,7 @@ class ModelLoaded(Message):
 class ModelFailed(Message):
     """A model could not be loaded."""
 
+    settings: LoadSettings
     error: LocalknobsError
 
 
@@ -115,15 +122,21 @@ class AnswerGrew(Message):
 
 @dataclass
 class AnswerEnded(Message):
-    """An answer is complete: `finished` says why, or `error` what went wrong."""
+    """An answer is complete: `finished` says why, or `error` what went wrong; neither when it was stopped unbegun."""
 
     answer: Answer
     finished: Finished | None = None
     error: LocalknobsError | None = None
 
 
+class LoadDropped(Exception):
+    """Nobody wants the model any more that is being loaded."""
+
+
 class Bridge:
-    """Holds the engine. `load` and `answer` run in threads and report by messages; the rest returns at once.
+    """Holds the engine. Loading and answering run in threads and report by messages; every call returns at once.
+
+    The threads are daemons: a program that is left waits for none of them, and the engine's process ends with it.
 
     Args:
         post: Takes a message from any thread (`Widget.post_message`).
@@ -132,64 +145,119 @@ class Bridge:
     def __init__(self, post: Callable[[Message], object]) -> None:
         self._post = post
         self.engine: Engine | None = None
+        self._wanted: LoadSettings | None = None
+        self._lock = threading.Lock()
 
     @property
     def ready(self) -> bool:
         """Whether a model is loaded."""
         return self.engine is not None
 
+    @property
+    def loading(self) -> bool:
+        """Whether one is being loaded."""
+        return self._wanted is not None and self.engine is None
+
     def load(self, settings: LoadSettings) -> None:
-        """Load a model in place of the present one."""
+        """Load a model in place of the present one; of several loads the last one counts."""
+        with self._lock:
+            self._wanted = settings
+            previous, self.engine = self.engine, None
+        threading.Thread(target=self._load, args=(settings, previous), daemon=True).start()
 
+    def _load(self, settings: LoadSettings, previous: Engine | None) -> None:
         def progressed(done: float) -> None:
-            self._post(ModelLoading(done))
+            if self._wanted is not settings:
+                raise LoadDropped
+            self._post(ModelLoading(settings, done))
 
-        previous, self.engine = self.engine, None
         try:
             if previous:
                 previous.close()
-            self.engine = load(settings, progressed)
-        except LocalknobsError as error:
-            self._post(ModelFailed(error))
+            engine = load(settings, progressed)
+        except LoadDropped:
+            return
+        except Exception as error:
+            self._failed(settings, error)
+            return
+        with self._lock:
+            wanted = self._wanted is settings
+            if wanted:
+                self.engine = engine
+        if wanted:
+            self._post(ModelLoaded(settings, engine.info))
         else:
-            self._post(ModelLoaded(self.engine.info))
+            engine.close()
+
+    def _failed(self, settings: LoadSettings, error: Exception) -> None:
+        with self._lock:
+            wanted = self._wanted is settings
+            if wanted:
+                self._wanted = None
+        if wanted:
+            self._post(ModelFailed(settings, as_ours(error, "loading the model")))
 
     def answer(
         self, answer: Answer, messages: list[Turn], values: Mapping[str, Value], threads: int, *, continue_last: bool
     ) -> None:
         """Write an answer and post what comes."""
+
+        def run() -> None:
+            finished: Finished | None = None
+            failure: LocalknobsError | None = None
+            try:
+                finished = self._answer(answer, messages, values, threads, continue_last)
+            except Exception as error:
+                failure = as_ours(error, "writing the answer")
+            self._post(AnswerEnded(answer, finished, failure))
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def _answer(
+        self, answer: Answer, messages: list[Turn], values: Mapping[str, Value], threads: int, continue_last: bool
+    ) -> Finished | None:
         engine = self.engine
         if engine is None:
-            self._post(AnswerEnded(answer, error=LocalknobsError("No model is loaded", "Press F3 to choose one.")))
-            return
-        finished: Finished | None = None
-        failure: LocalknobsError | None = None
-        try:
-            if engine.settings.threads != threads:
-                engine.set_threads(threads)
-            for event in engine.stream(messages, values, continue_last=continue_last):
-                if isinstance(event, Finished):
-                    finished = event
-                elif isinstance(event, PromptRead):
-                    self._post(PromptProgressed(answer, event))
-                elif answer.put(event):
-                    self._post(AnswerGrew(answer))
-        except LocalknobsError as error:
-            failure = error
-        self._post(AnswerEnded(answer, finished, failure))
+            raise LocalknobsError("No model is loaded", "Press F3 to choose one.")
+        if engine.settings.threads != threads:
+            engine.set_threads(threads)
+        if answer.stop_asked:
+            return None
+        begun = False
+        for event in engine.stream(messages, values, continue_last=continue_last):
+            if answer.stop_asked and not begun:
+                engine.stop()  # the stop came before the engine knew of this answer
+            begun = True
+            if isinstance(event, Finished):
+                return event
+            if isinstance(event, PromptRead):
+                self._post(PromptProgressed(answer, event))
+            elif answer.put(event):
+                self._post(AnswerGrew(answer))
+        return None
 
     def set_sampler(self, changes: Mapping[str, Value]) -> None:
         """Change knobs of the answer being written."""
         if self.engine:
             self.engine.set_sampler(changes)
 
-    def stop(self) -> None:
-        """Stop the answer being written."""
+    def stop(self, answer: Answer) -> None:
+        """Stop an answer."""
+        answer.stop_asked = True
         if self.engine:
             self.engine.stop()
 
     def close(self) -> None:
-        """End the engine."""
-        engine, self.engine = self.engine, None
+        """End the engine, also one that is still being loaded."""
+        with self._lock:
+            self._wanted = None
+            engine, self.engine = self.engine, None
         if engine:
             engine.close()
+
+
+def as_ours(error: Exception, what: str) -> LocalknobsError:
+    """Return an error that can be shown: ours as it is, any other as a fault of the program."""
+    if isinstance(error, LocalknobsError):
+        return error
+    return LocalknobsError(f"Unexpected {type(error).__name__} while {what}: {error}")

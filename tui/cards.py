@@ -14,7 +14,7 @@ def knob_card(row: Knob, value: Value) -> str:
         ("Now", row.show(value) or "none"),
         ("Default", row.show(row.default) or "none"),
         ("Allowed", row.range_text()),
-        ("Takes effect", f"at the {row.applies}"),
+        ("Takes effect", "when the model is loaded again" if row.applies == "reload" else f"at the {row.applies}"),
         ("Price", row.cost),
         ("How it fails", row.fails),
         ("Flag", " ".join(row.flags)),

@@ -178,9 +178,11 @@ async def test_a_full_context_cuts_nothing_and_offers_room(opened, scripted, typ
         scripted.engine.say(ContextFull("The conversation has 2000 tokens, and the context holds 1024"))
         await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
         assert screen.conversation.branch()[-1].text == "long"
-        await pilot.press("down", "enter")
-        await until(pilot, lambda: len(scripted.engines) == 2 and screen.bridge.ready)
+        await pilot.press("down", "down", "enter")
+        await until(pilot, lambda: len(scripted.engines) == 2 and scripted.engine.asked)
         assert scripted.engine.settings.n_ctx == 2048
+        scripted.engine.answer("it fits")
+        await until(pilot, lambda: screen.answer is None)
 
 
 async def test_an_answer_that_fills_the_context_says_so(opened, scripted, typed):
@@ -189,7 +191,7 @@ async def test_an_answer_that_fills_the_context_says_so(opened, scripted, typed)
         await pilot.press("enter")
         scripted.engine.say(arrived("and on"), finished("context"))
         await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
-        await pilot.press("enter")
+        await pilot.press("down", "enter")
         await until(pilot, lambda: not screen.transcript.views)
         assert saved_conversations()[0].messages == 2
 
@@ -302,7 +304,11 @@ async def test_a_long_conversation_shows_its_end_first_and_the_rest_on_request(o
         await until(pilot, lambda: len(screen.transcript.views) == 40)
         assert screen.transcript.views[-1].node.text == "answer 49"
         await pilot.press("up", "home")
+        await until(pilot, lambda: len(screen.transcript.views) == 80)
+        assert screen.focused.node.text == "answer 29"
+        await pilot.press("home")
         await until(pilot, lambda: len(screen.transcript.views) == 100)
+        assert not screen.query("EarlierMessages") and screen.transcript.views[0].node.text == "question 0"
 
 
 async def test_the_system_prompt_is_sent(opened, scripted, typed):

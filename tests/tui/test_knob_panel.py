@@ -9,6 +9,7 @@ from textual.widgets import Input, Markdown
 from localknobs.knobs import KNOBS
 from localknobs.presets import preset
 from localknobs.tui.screens.chat import ACTIONS
+from localknobs.tui.widgets import knob_row
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import LABEL_WIDTH, KnobRow
@@ -37,7 +38,7 @@ async def test_every_knob_has_a_row_that_shows_its_name_and_value(opened):
         (("1", ".", "2", "enter"), 1.2),
         (("0", ".", "3", "enter"), 0.3),
         ((".", "3", "enter"), 0.3),
-        (("right", "0"), 0.8),
+        (("right", "0", "tab"), 0.8),
         (("right", "backspace"), 0.8),
         (("3", "escape"), 0.8),
         (("3", "backspace", "1", "enter"), 1.0),
@@ -45,7 +46,8 @@ async def test_every_knob_has_a_row_that_shows_its_name_and_value(opened):
         (("-", "1", "enter"), 0.8),
     ],
 )
-async def test_keys_on_a_slider(opened, keys, value):
+async def test_keys_on_a_slider(opened, keys, value, monkeypatch):
+    monkeypatch.setattr(knob_row, "ZERO_PAUSE_S", 30.0)
     async with opened() as (pilot, screen):
         row(screen, "temp").focus()
         await pilot.press(*keys)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from functools import partial, wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from textual.screen import Screen
 from textual.worker import Worker, WorkerState
@@ -16,24 +16,25 @@ from localknobs.engine import Noted, SamplerChanged
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
 from localknobs.knobs import Value
 from localknobs.sampler_state import SamplerState
-from localknobs.tui.bridge import PAUSE_S, Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed
+from localknobs.tui.bridge import PAUSE_S, Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed, as_ours
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.widgets.status_line import StatusLine
 from localknobs.tui.widgets.transcript import Transcript
 
 P = ParamSpec("P")
+ScreenKind = TypeVar("ScreenKind", bound="AnsweringScreen")
 
 
 def after_the_answer(
-    method: Callable[Concatenate[AnsweringScreen, P], Coroutine[Any, Any, None]],
-) -> Callable[Concatenate[AnsweringScreen, P], None]:
+    method: Callable[Concatenate[ScreenKind, P], Coroutine[Any, Any, None]],
+) -> Callable[Concatenate[ScreenKind, P], None]:
     """Let a method run once the answer being written is stopped and saved, and let it show what goes wrong.
 
     It runs in a task of its own: the screen must go on taking what comes, or it would wait for itself.
     """
 
     @wraps(method)
-    def started(screen: AnsweringScreen, /, *arguments: P.args, **named: P.kwargs) -> None:
+    def started(screen: ScreenKind, /, *arguments: P.args, **named: P.kwargs) -> None:
         async def run() -> None:
             await screen.stop_and_wait()
             try:
@@ -68,7 +69,7 @@ class AnsweringScreen(Screen[None]):
         self.answer: Answer | None = None
         self._ended = asyncio.Event()
         self._ended.set()
-        self._waiting_for_model = False
+        self._waiting: Callable[[], None] | None = None  # what is to be done once the model is there
         self._told: set[str] = set()
 
     @property
@@ -86,6 +87,9 @@ class AnsweringScreen(Screen[None]):
     async def send(self, text: str) -> None:
         """Add a message of the user's and answer it."""
         node = self.conversation.add("user", text)
+        if self.conversation.unsaved:
+            self.status.trouble = "not saved"
+            self._note(Noted(self.conversation.unsaved, "warning"))
         await self.transcript.forget_notices()
         await self.transcript.add(self.conversation, node, self.model_name)
         self.begin_answer()
@@ -93,30 +97,27 @@ class AnsweringScreen(Screen[None]):
     def begin_answer(self, continued: Node | None = None) -> None:
         """Answer the branch as it is, or go on with its last answer; waits for the model when it still loads."""
         if not self.bridge.ready:
-            self._waiting_for_model = True
+            self._waiting = partial(self.begin_answer, continued)
             self.status.activity = "waiting for the model …"
             return
-        self._waiting_for_model = False
-        answer = self.answer = Answer(self.conversation, continued)
+        self._waiting = None
+        answer = self.answer = Answer(self.conversation, self.model_name, continued)
         self._ended.clear()
         self.status.trouble = ""
         self.status.activity = "reading the prompt …"
         self.refresh_bindings()
-        messages = self.conversation.messages()
-        values = dict(self.sampler.values)
-        threads = int(str(self.load_values.get("threads", 0)))
-        self.run_worker(
-            lambda: self.bridge.answer(answer, messages, values, threads, continue_last=continued is not None),
-            thread=True,
-            group="answer",
-            description="writing an answer",
-            exit_on_error=False,
+        self.bridge.answer(
+            answer,
+            self.conversation.messages(),
+            dict(self.sampler.values),
+            int(str(self.load_values.get("threads", 0))),
+            continue_last=continued is not None,
         )
 
     async def stop_and_wait(self) -> None:
         """Stop the answer being written and wait for its end, which is saved like any other."""
         if self.answer:
-            self.bridge.stop()
+            self.bridge.stop(self.answer)
             await self._ended.wait()
 
     # ---- what comes ---------------------------------------------------------------------------
@@ -166,8 +167,8 @@ class AnsweringScreen(Screen[None]):
         answer, finished = event.answer, event.finished
         await self._take(answer)
         if finished and (node := await self._node_of(answer)):
-            ended = partial(answer.conversation.finish, node, finished.reason, asdict(finished.stats))
-            await self._save(answer, ended)
+            stats_and_model = {**asdict(finished.stats), "model": answer.model}
+            await self._save(answer, partial(answer.conversation.finish, node, finished.reason, stats_and_model))
         view = self.transcript.view_of(answer.node) if answer.node else None
         if view:
             await view.finish()
@@ -191,7 +192,7 @@ class AnsweringScreen(Screen[None]):
                 answer.node = answer.conversation.add("assistant", "")
             except LocalknobsError as error:
                 answer.unsaved = True
-                self.bridge.stop()
+                self.bridge.stop(answer)
                 await self.show_error(error)
             else:
                 if answer.conversation is self.conversation:
@@ -227,8 +228,12 @@ class AnsweringScreen(Screen[None]):
 
     def offer_room(self, title: str) -> None:
         """Let the user choose what happens when the context is full; nothing is dropped unasked."""
+        if self.app.screen is not self:
+            self.notify(f"{title} Ctrl+N begins a new conversation.", severity="warning", timeout=10)
+            return
         size = self.status.context[1]
         choices = [
+            Choice("keep", "Leave it as it is"),
             Choice("new", "Start a new conversation", "this one stays saved"),
             Choice("larger", f"Load the model again with {2 * size:,} tokens of context", "takes more memory"),
             Choice("edit", "Shorten the last message", "edit it and send it again"),
@@ -236,21 +241,36 @@ class AnsweringScreen(Screen[None]):
         self.app.push_screen(Picker(title, choices), self._make_room)
 
     async def _make_room(self, choice: str | None) -> None:
+        branch = self.conversation.branch()
+        unanswered = branch[-1] if branch and branch[-1].role == "user" else None
         if choice == "new":
             await self.run_action("new_chat")
         elif choice == "larger":
-            self.load_values["n_ctx"] = 2 * self.status.context[1]
-            await self.run_action("reload")
+            self.load_with_context(2 * self.status.context[1])
+            if unanswered:
+                self._waiting = self.begin_answer
         elif choice == "edit":
             last = next((view for view in reversed(self.transcript.views) if view.node.role == "user"), None)
             if last:
                 last.action_act("edit")
+        elif unanswered:
+            # A message that does not fit must not stay in the way of a shorter one.
+            self.take_back(unanswered)
+
+    def load_with_context(self, tokens: int) -> None:
+        """Load the model again with another context size."""
+        raise NotImplementedError
+
+    def take_back(self, node: Node) -> None:
+        """Take an unanswered message out of the conversation and into the composer."""
+        raise NotImplementedError
 
     # ---- other branches -----------------------------------------------------------------------
 
     @after_the_answer
     async def regenerate(self, node: Node | None = None) -> None:
         """Answer again: the given message, or the last one of the user's. The old answer stays as a branch."""
+        self._waiting = None
         branch = self.conversation.branch()
         at = branch.index(node) if node in branch else len(branch) - 1
         while at >= 0 and branch[at].role != "user":
@@ -263,21 +283,18 @@ class AnsweringScreen(Screen[None]):
         self.begin_answer()
 
     @after_the_answer
-    async def replace(self, node: Node, text: str, *, go_on: bool) -> None:
+    async def replace(self, node: Node, text: str) -> None:
         """Put an edited text beside a message as a branch of its own, and answer it, or go on with it."""
+        self._waiting = None
         self.conversation.rewind(node.parent)
         added = self.conversation.add(node.role, text)
-        if node.role == "assistant" and not go_on:
-            self.conversation.finish(added, "stopped")
         await self.show_conversation()
-        if node.role == "user":
-            self.begin_answer()
-        elif go_on:
-            self.begin_answer(continued=added)
+        self.begin_answer(continued=added if node.role == "assistant" else None)
 
     @after_the_answer
     async def show_branch(self, node: Node, direction: int) -> None:
         """Show the next or previous alternative at a message."""
+        self._waiting = None
         alternatives = self.conversation.siblings(node)
         if len(alternatives) < 2:
             self.notify("There is no other branch here; e edits a message into one, r answers again.")
@@ -288,22 +305,33 @@ class AnsweringScreen(Screen[None]):
         if view := self.transcript.view_of(chosen):
             view.focus()
 
-    async def show_conversation(self, *, whole: bool = False) -> None:
+    async def show_conversation(self) -> None:
         """Lay out the conversation's shown branch."""
-        await self.transcript.show(self.conversation, self.model_name, whole=whole)
+        await self.transcript.show(self.conversation, self.model_name)
 
     @after_the_answer
     async def open_conversation(self, conversation: Conversation) -> None:
         """Go on with another conversation."""
+        self._waiting = None
         self.conversation.close()
         self.conversation = conversation
         self.status.context = (0, self.status.context[1])
         self.status.speed = ""
         await self.show_conversation()
+        if conversation.model and conversation.model != self.model_name and not self.at_root:
+            self.notify(f"This was written with {conversation.model}; {self.model_name} goes on with it.")
 
     def empty_conversation(self) -> Conversation:
         """Return a new conversation with the same model and system prompt."""
         return Conversation(model=self.conversation.model, system=self.conversation.system)
+
+    @after_the_answer
+    async def forget(self, node: Node) -> None:
+        """Take a message out of the shown branch."""
+        self._waiting = None
+        self.conversation.rewind(node.parent)
+        self.status.activity = ""
+        await self.show_conversation()
 
     @property
     def at_root(self) -> bool:
@@ -312,12 +340,5 @@ class AnsweringScreen(Screen[None]):
 
     async def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """Show a failure of ours, which no handler foresaw, instead of letting it kill the screen."""
-        if event.state is WorkerState.ERROR:
-            error = event.worker.error
-            await self.show_error(
-                LocalknobsError(f"Unexpected {type(error).__name__} while {event.worker.description}: {error}")
-            )
-            if event.worker.group == "answer":
-                self.answer = None
-                self._ended.set()
-                self.status.activity = ""
+        if event.state is WorkerState.ERROR and isinstance(event.worker.error, Exception):
+            await self.show_error(as_ours(event.worker.error, event.worker.description))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from textual import events
@@ -13,19 +12,17 @@ from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
 from textual.widgets import Footer
 
-from localknobs.engine import LoadSettings
+from localknobs.conversations import Node
 from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value, defaults
-from localknobs.library import BUILT_IN, find_model
-from localknobs.tui.bridge import ModelFailed, ModelLoaded, ModelLoading
-from localknobs.tui.screens.answering import AnsweringScreen
+from localknobs.library import BUILT_IN
 from localknobs.tui.screens.dialogs import Dialogs
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.message_view import MessageView
 from localknobs.tui.widgets.status_line import StatusLine
-from localknobs.tui.widgets.transcript import EarlierMessages, Transcript
+from localknobs.tui.widgets.transcript import Transcript
 
 PANEL_NEEDS = 100
 """Columns from which the panel of knobs is open at the start."""
@@ -56,6 +53,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("f10", "levers", "Levers", "read about the five levers", in_footer=False),
     Action("f8", "presets", "Presets", "choose a preset", in_footer=False),
     Action("f9", "save_preset", "Save preset", "save the knobs as a preset of your own", in_footer=False),
+    Action("ctrl+s", "save_text", "Save text", "write the conversation as Markdown into a file", in_footer=False),
     Action("ctrl+o", "copy_last", "Copy answer", "copy the last answer to the clipboard", in_footer=False),
 )
 
@@ -90,7 +88,7 @@ MORE_KEYS: dict[str, list[tuple[str, str]]] = {
 """Keys that belong to a part of the screen, for the help page."""
 
 
-class ChatScreen(Dialogs, AnsweringScreen):
+class ChatScreen(Dialogs):
     """The screen that the program opens with.
 
     Args:
@@ -108,8 +106,6 @@ class ChatScreen(Dialogs, AnsweringScreen):
     def __init__(self, model: str | None = None) -> None:
         super().__init__()
         self._first_model = model or BUILT_IN
-        self.load_values = defaults("loading")
-        self._loaded_values = dict(self.load_values)
         self._changes: dict[str, Value] = {}
         self._change_timer: Timer | None = None
 
@@ -129,83 +125,29 @@ class ChatScreen(Dialogs, AnsweringScreen):
         self.call_after_refresh(self._after_first_frame)
 
     async def _after_first_frame(self) -> None:
-        self.load_model(self._first_model)
+        await self.load_model(self._first_model)
         await self.query_one(Horizontal).mount(KnobPanel({**self.sampler.values, **self.load_values}))
+
+    def on_resize(self) -> None:
+        """Do not leave the focus in a panel that became hidden."""
+        self.call_after_refresh(self._leave_hidden_panel)
+
+    def _leave_hidden_panel(self) -> None:
+        for panel in self.query(KnobPanel):
+            if panel.has_focus_within and not panel.display:
+                self.query_one(Composer).focus()
 
     def on_unmount(self) -> None:
         """End the engine and close the conversation with the screen."""
         self.bridge.close()
         self.conversation.close()
 
-    # ---- the model ----------------------------------------------------------------------------
-
-    def load_model(self, name: str) -> None:
-        """Load a model by name or path, in a thread."""
-        try:
-            settings = LoadSettings(model=find_model(name), **self.load_values)  # type: ignore[arg-type]
-        except LocalknobsError as error:
-            self.call_later(self.on_model_failed, ModelFailed(error))
-            return
-        self.model_name = name if name == BUILT_IN else Path(name).stem
-        self._wanted_name = name
-        self.status.activity = f"loading {self.model_name} …"
-        self.run_worker(
-            lambda: self.bridge.load(settings),
-            thread=True,
-            group="load",
-            description="loading the model",
-            exit_on_error=False,
-        )
-
-    def on_model_loading(self, event: ModelLoading) -> None:
-        """Show the progress."""
-        self.status.activity = f"loading {self.model_name} {event.done:.0%}"
-
-    async def on_model_loaded(self, event: ModelLoaded) -> None:
-        """Use the new model: its name, its context, its recommended values; then answer what waited for it."""
-        info = event.info
-        self._loaded_values = dict(self.load_values)
-        self._told.clear()
-        self.status.activity = self.status.trouble = ""
-        self.show_model(f"{self.model_name} · {info.description}")
-        self.status.context = (0, info.context_size)
-        self.status.speed = ""
-        self.conversation.model = self._wanted_name
-        self.sampler.with_model(info.recommended)
-        self._show_sampler()
-        for note in info.notes:
-            self.notify(note, timeout=8)
-        self.refresh_bindings()
-        if self._waiting_for_model:
-            self.begin_answer()
-
-    def show_model(self, text: str) -> None:
-        """Write the model's name into the frame of the composer."""
-        self.query_one(Composer).border_title = text
-
-    async def on_model_failed(self, event: ModelFailed) -> None:
-        """Say why, and offer another model; the messages written so far stay."""
-        self.status.activity = ""
-        self.show_model("no model: F3 chooses one")
-        self.status.trouble = "no model is loaded (F3 chooses one)"
-        self._waiting_for_model = False
-        await self.show_error(event.error)
-
-    def action_reload(self) -> None:
-        """Load the model again with the present loading knobs."""
-        self.use_model(self._wanted_name)
-
-    @property
-    def reload_pending(self) -> bool:
-        """Whether a loading knob was turned since the load; the count of threads needs none."""
-        return any(value != self._loaded_values[name] for name, value in self.load_values.items() if name != "threads")
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Show Stop only while an answer is written, and Reload only when a knob waits for it."""
         if action == "stop":
-            return True if self.answer else None if self.focused is self._composer else True
+            return True if self.answer or self._waiting else None if self.focused is self._composer else True
         if action == "reload" and self.is_mounted:
-            return self.reload_pending or not self.bridge.ready
+            return not self.bridge.loading and (self.reload_pending or not self.bridge.ready)
         return True
 
     # ---- messages -----------------------------------------------------------------------------
@@ -217,8 +159,9 @@ class ChatScreen(Dialogs, AnsweringScreen):
 
     async def on_composer_sent(self, event: Composer.Sent) -> None:
         """Send, unless an answer is still being written."""
-        if self.answer or self._waiting_for_model:
-            self.notify("An answer is still being written. Esc stops it.", severity="warning")
+        if self.answer or self._waiting:
+            doing = "An answer is still being written" if self.answer else "A message waits for the model"
+            self.notify(f"{doing}. Esc stops it.", severity="warning")
             return
         self.query_one(Composer).text = ""
         try:
@@ -235,6 +178,8 @@ class ChatScreen(Dialogs, AnsweringScreen):
     def on_message_view_moved(self, event: MessageView.Moved) -> None:
         """Go to the message above or below; below the last is the composer."""
         views = self.transcript.views
+        if event.view not in views:
+            return  # it was replaced while the key was on its way
         at = views.index(event.view) + event.direction
         if at >= len(views):
             self.query_one(Composer).focus()
@@ -250,20 +195,26 @@ class ChatScreen(Dialogs, AnsweringScreen):
         self.regenerate()
 
     def action_stop(self) -> None:
-        """Stop the answer, or go back to the composer."""
+        """Stop the answer, or take back the message that waits for the model, or go back to the composer."""
+        branch = self.conversation.branch()
         if self.answer:
             self.status.activity = "stopping …"
-            self.bridge.stop()
+            self.bridge.stop(self.answer)
+        elif self._waiting and branch and branch[-1].role == "user":
+            self.take_back(branch[-1])
         else:
             self.query_one(Composer).focus()
 
+    def take_back(self, node: Node) -> None:
+        """Take an unanswered message out of the conversation and into the composer."""
+        composer = self.query_one(Composer)
+        composer.text = composer.text or node.text
+        composer.focus()
+        self.forget(node)
+
     async def action_show_earlier(self) -> None:
-        """Show the whole conversation."""
-        if not self.transcript.query(EarlierMessages):
-            self.transcript.scroll_home(animate=False)
-            return
-        await self.show_conversation(whole=True)
-        self.transcript.scroll_home(animate=False)
+        """Show more of the messages before the first shown one."""
+        await self.transcript.show_earlier(self.conversation, self.model_name)
 
     def action_copy_last(self) -> None:
         """Copy the last answer."""
@@ -318,9 +269,10 @@ class ChatScreen(Dialogs, AnsweringScreen):
             self._send_changes(self.sampler.use(name))
         except LocalknobsError as error:
             self.notify(str(error), severity="error")
-        self._show_sampler()
+        self.show_knobs()
 
-    def _show_sampler(self) -> None:
+    def show_knobs(self) -> None:
+        """Show the values of all knobs, and which preset they came from."""
         for panel in self.query(KnobPanel):
             standard = {**self.sampler.standard, **defaults("loading")}
             panel.show_values({**self.sampler.values, **self.load_values}, standard)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
 from localknobs.errors import LocalknobsError
-from localknobs.knobs import KNOBS
 from localknobs.library import installed_models
-from localknobs.presets import delete_preset, presets
+from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card, lever_cards
-from localknobs.tui.screens.answering import AnsweringScreen, after_the_answer
 from localknobs.tui.screens.info import Info
+from localknobs.tui.screens.model_loading import ModelScreen
 from localknobs.tui.screens.picker import Choice, ModelPicker, Picker
 from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.widgets.knob_panel import PresetRow
@@ -21,8 +20,12 @@ from localknobs.tui.widgets.message_view import MessageView
 from localknobs.units import size_text
 
 
-class Dialogs(AnsweringScreen):
+class Dialogs(ModelScreen):
     """The actions that open a box."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._titles: dict[str, str] = {}
 
     # ---- choosing -----------------------------------------------------------------------------
 
@@ -41,22 +44,15 @@ class Dialogs(AnsweringScreen):
         if name:
             self.use_model(name)
 
-    @after_the_answer
-    async def use_model(self, name: str) -> None:
-        """Go on with another model, or with the same one loaded anew."""
-        self.load_model(name)
-
-    def load_model(self, name: str) -> None:
-        """Load a model by name or path."""
-        raise NotImplementedError
-
     def action_chats(self) -> None:
         """Choose a saved conversation."""
         choices = []
+        self._titles = {}
         for entry in saved_conversations():
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.changed))
             detail = f"{when} · {entry.messages} messages" + (" · interrupted" if entry.interrupted else "")
             choices.append(Choice(str(entry.path), entry.title, detail))
+            self._titles[str(entry.path)] = entry.title
         if not choices:
             self.notify("There is no saved conversation yet; every conversation is saved as it is written.")
             return
@@ -90,7 +86,7 @@ class Dialogs(AnsweringScreen):
                     self.notify(str(error), severity="error")
             self.action_chats()
 
-        title = Conversation(path).title
+        title = self._titles.get(str(path), path.name)
         choices = [Choice("keep", "Keep it"), Choice("delete", "Delete it", "this cannot be undone")]
         self.app.push_screen(Picker(f"Delete the conversation “{title}”?", choices), confirmed)
 
@@ -129,13 +125,18 @@ class Dialogs(AnsweringScreen):
     def action_save_preset(self) -> None:
         """Save the knobs under a name."""
         note = "Keeps every sampling knob as it is now. Letters, digits, - and _. F8 lists and deletes presets."
-        dialog = TextDialog("Save as preset", note=note, several_lines=False, check=self.sampler.save)
+        dialog = TextDialog("Save as preset", note=note, several_lines=False, check=check_preset_name)
         self.app.push_screen(dialog, self._preset_saved)
 
     def _preset_saved(self, name: str | None) -> None:
         if name:
-            self.notify(f"Saved as the preset {name}.")
-            self.use_preset(name)
+            try:
+                self.sampler.save(name)
+            except LocalknobsError as error:
+                self.notify(str(error), severity="error")
+            else:
+                self.notify(f"Saved as the preset {name}.")
+            self.show_knobs()
 
     def action_system(self) -> None:
         """Change the system prompt."""
@@ -189,7 +190,7 @@ class Dialogs(AnsweringScreen):
     def _edit(self, node: Node) -> None:
         async def edited(text: str | None) -> None:
             if text is not None and text.strip() and (text != node.text or node.role == "assistant"):
-                self.replace(node, text if node.role == "assistant" else text.strip(), go_on=True)
+                self.replace(node, text if node.role == "assistant" else text.strip())
 
         if node.role == "user":
             title, note = "Edit your message", "It is answered anew as a branch; the old one stays (← → on it)."
@@ -236,9 +237,3 @@ class Dialogs(AnsweringScreen):
     def action_levers(self) -> None:
         """Show the five levers."""
         self.app.push_screen(Info("The five levers", lever_cards()))
-
-    def action_knob_card(self, name: str) -> None:
-        """Show one knob's card."""
-        row = KNOBS[name]
-        value = {**self.sampler.values, **self.load_values}[name]
-        self.app.push_screen(Info(row.label, knob_card(row, value)))

@@ -14,6 +14,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from localknobs.terminal_text import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -58,7 +60,6 @@ class Picker(ModalScreen[str | None]):
         Binding("escape", "cancel", "Close", show=False),
         Binding("down", "move(1)", "Down", show=False),
         Binding("up", "move(-1)", "Up", show=False),
-        Binding("ctrl+d", "delete", "Delete", show=False, priority=True),
     ]
 
     def __init__(
@@ -69,11 +70,13 @@ class Picker(ModalScreen[str | None]):
         self._choices = list(choices)
         self._chosen = chosen
         self._deletable = deletable
+        if deletable:
+            self._bindings.bind("ctrl+d", "delete", "Delete", show=False, priority=True)
 
     def compose(self) -> ComposeResult:
         """Lay out the box."""
         with Vertical():
-            yield Static(self._title, classes="title", markup=False)
+            yield Static(printable(self._title), classes="title", markup=False)
             if self._note:
                 yield Static(self._note, classes="note", markup=False)
             yield Input(
@@ -98,8 +101,8 @@ class Picker(ModalScreen[str | None]):
         words = typed.lower().split()
         for choice in self._choices:
             if all(word in f"{choice.label} {choice.detail}".lower() for word in words):
-                line = Text(choice.label, no_wrap=True, overflow="ellipsis")
-                line.append(f"   {choice.detail}", "dim")
+                line = Text(printable(choice.label), no_wrap=True, overflow="ellipsis")
+                line.append(f"   {printable(choice.detail)}", "dim")
                 listed.add_option(Option(line, id=choice.key, disabled=not choice.allowed))
         listed.highlighted = 0 if listed.option_count else None
 

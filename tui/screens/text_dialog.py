@@ -12,6 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static, TextArea
 
 from localknobs.errors import LocalknobsError
+from localknobs.terminal_text import printable
 
 
 class TextDialog(ModalScreen[str | None]):
@@ -51,7 +52,8 @@ class TextDialog(ModalScreen[str | None]):
         check: Callable[[str], object] | None = None,
     ) -> None:
         super().__init__()
-        self._title, self._text, self._note = title, text, note
+        # What a model wrote may hold control characters, and a text area would send them to the terminal.
+        self._title, self._text, self._note = title, printable(text), note
         self._several_lines = several_lines
         self._check = check
 

@@ -117,10 +117,6 @@ class KnobPanel(VerticalScroll, can_focus=False):
         if target is not None:
             target.focus()
 
-    def focus_knob(self, name: str) -> None:
-        """Focus one knob."""
-        self.query_one(f"#knob-{name}", KnobRow).focus()
-
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """Remember the row, to come back to it."""
         self._last_focused = event.widget

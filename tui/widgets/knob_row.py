@@ -19,6 +19,8 @@ from localknobs.knobs.scale import fraction_of, has_slider, stepped, value_at
 
 LABEL_WIDTH, VALUE_WIDTH = 17, 8
 _TYPED = set("0123456789.-")
+ZERO_PAUSE_S = 0.7
+"""How long a 0 waits for a second key before it means reset."""
 
 
 class KnobRow(Widget, can_focus=True):
@@ -98,7 +100,6 @@ class KnobRow(Widget, can_focus=True):
         self.row = row
         self.standard = standard
         self.slides = has_slider(row)
-        self._zero_pressed = False
         self.set_reactive(KnobRow.value, value)
         self.tooltip = f"{row.help}\n{row.range_text()}"
 
@@ -167,15 +168,10 @@ class KnobRow(Widget, can_focus=True):
             self._typing(event.key)
         elif key in _TYPED:
             event.prevent_default().stop()
-            if key == "0" and not self.typed and not self._zero_pressed:
-                # 0 resets at once; "0." and "0.3" are still typed as anybody would.
-                self.action_reset()
-                self._zero_pressed = True
-                return
-            self.typed = ("0" if self._zero_pressed else "") + self.typed + key
-            self._zero_pressed = False
-        else:
-            self._zero_pressed = False
+            self.typed += key
+            if self.typed == "0":
+                # 0 alone resets, but "0.3" and "0 Enter" are typed as anybody would: wait a moment for more.
+                self.set_timer(ZERO_PAUSE_S, self._reset_after_zero)
 
     def _typing(self, key: str) -> None:
         text, self.typed = self.typed, self.typed[:-1] if key == "backspace" else ""
@@ -225,8 +221,13 @@ class KnobRow(Widget, can_focus=True):
 
     def on_blur(self) -> None:
         """Forget what was half typed."""
+        self._reset_after_zero()
         self.typed = ""
-        self._zero_pressed = False
+
+    def _reset_after_zero(self) -> None:
+        if self.typed == "0":
+            self.typed = ""
+            self.action_reset()
 
     # ---- mouse --------------------------------------------------------------------------------
 

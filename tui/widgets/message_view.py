@@ -13,6 +13,7 @@ from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from localknobs.conversations import Node
+from localknobs.errors import LocalknobsError
 from localknobs.knobs import KNOBS
 from localknobs.terminal_text import printable
 
@@ -29,7 +30,10 @@ def mark_text(changes: Mapping[str, Any]) -> str:
     words = []
     for name, value in changes.items():
         if row := KNOBS.get(name):
-            shown = row.show(tuple(value) if isinstance(value, list) else value)
+            try:
+                shown = row.show(row.check(value))
+            except LocalknobsError:
+                continue  # of another version, or damaged
             words.append(f"{row.label} {shown[:24] or 'none'}")
     return ", ".join(words)
 
@@ -131,20 +135,22 @@ class MessageView(Vertical, can_focus=True):
         yield Static(foot, classes="foot -shown" if foot else "foot", markup=False)
 
     def _heading(self, place: str = "") -> str:
-        name = self.model if self.node.role == "assistant" else NAMES[self.node.role]
-        return f"{name}{place}"
+        # An answer of an earlier time keeps the name of the model that wrote it.
+        written_by = str(self.node.stats.get("model", self.model))
+        name = written_by if self.node.role == "assistant" else NAMES[self.node.role]
+        return f"{printable(name)}{place}"
 
     def _foot(self) -> str:
         node = self.node
         if node.role != "assistant":
             return ""
         words = []
-        if node.stats.get("generated_tokens"):
-            stats = node.stats
-            words.append(f"{stats['generated_tokens']} tokens · {stats['tokens_per_s']:,.0f} tokens/s")
-            words.append(f"first token {stats['time_to_first_token_s'] * 1000:,.0f} ms")
-            if stats.get("seed", -1) >= 0:
-                words.append(f"seed {stats['seed']}")
+        number = {name: value for name, value in node.stats.items() if isinstance(value, int | float)}
+        if number.get("generated_tokens"):
+            words.append(f"{number['generated_tokens']} tokens · {number.get('tokens_per_s', 0):,.0f} tokens/s")
+            words.append(f"first token {number.get('time_to_first_token_s', 0) * 1000:,.0f} ms")
+            if number.get("seed", -1) >= 0:
+                words.append(f"seed {number['seed']}")
         if node.interrupted and not self.growing:
             words.append("interrupted; c continues")
         elif node.reason in REASONS:

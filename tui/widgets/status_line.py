@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.text import Text
 from textual.reactive import reactive
 from textual.widget import Widget
@@ -33,25 +35,35 @@ class StatusLine(Widget):
         """Draw the line, what goes on at the left and the numbers at the right."""
         theme = self.app.theme_variables
         left = Text(self.trouble, theme["error"]) if self.trouble else Text(self.activity, theme["accent"])
-        right = self._numbers("context ")
-        if left.cell_len + 2 + right.cell_len > self.size.width:
-            right = self._numbers("")
-        room = self.size.width - right.cell_len
-        left.truncate(max(0, room - 2), overflow="ellipsis")
-        left.append(" " * max(1, room - left.cell_len))
-        return left + right
+        for numbers in self._numbers():
+            if left.cell_len + 2 + numbers.cell_len <= self.size.width:
+                break
+        room = max(0, self.size.width - numbers.cell_len)
+        left.truncate(max(0, room - 1), overflow="ellipsis")
+        left.append(" " * (room - left.cell_len))
+        return left + numbers
 
-    def _numbers(self, label: str) -> Text:
-        """Return speed and context meter."""
-        theme = self.app.theme_variables
-        numbers = Text(self.speed)
+    def _numbers(self) -> Iterator[Text]:
+        """Yield speed and context, from the fullest form to the shortest."""
+        yield self._joined(self.speed, self._meter("context ", METER_WIDTH))
+        yield self._joined(self.speed, self._meter("", METER_WIDTH))
+        yield self._joined(self.speed, self._meter("", 0))
+        yield self._joined(self.speed.partition(",")[0], self._meter("", 0))
+        yield self._meter("", 0)
+
+    @staticmethod
+    def _joined(speed: str, context: Text) -> Text:
+        return Text(f"{speed}  ") + context if speed else context
+
+    def _meter(self, label: str, meter: int) -> Text:
         used, size = self.context
-        if size:
-            share = min(1.0, used / size)
-            colour = theme["warning"] if share >= FULL_WARNING else theme["primary"]
-            filled = round(share * METER_WIDTH)
-            numbers.append(f"  {label}" if self.speed else label)
-            numbers.append("━" * filled, colour)
-            numbers.append("─" * (METER_WIDTH - filled))
-            numbers.append(f" {used:,}/{size:,}", colour if share >= FULL_WARNING else "")
-        return numbers
+        if not size:
+            return Text()
+        share = min(1.0, used / size)
+        colour = self.app.theme_variables["warning" if share >= FULL_WARNING else "primary"]
+        filled = round(share * meter)
+        text = Text(label)
+        text.append("━" * filled, colour)
+        text.append("─" * (meter - filled))
+        text.append(f"{' ' if meter else ''}{used:,}/{size:,}", colour if share >= FULL_WARNING else "")
+        return text

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from textual import events
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
+from textual.reactive import reactive
 from textual.widgets import Static
 
 from localknobs.conversations import Conversation, Node
+from localknobs.terminal_text import printable
 from localknobs.tui.widgets.message_view import MessageView
 
-SHOWN_AT_FIRST = 40
+PAGE = 40
 """Messages of a long conversation that are laid out at once; the ones before on request."""
 GREETING = """\
 Write a message and press Enter, such as:
@@ -35,13 +35,22 @@ class Notice(Static):
     """
 
 
-class EarlierMessages(Static, can_focus=True):
-    """Stands for the messages before the first shown one."""
+class EarlierMessages(Static):
+    """Stands for so many messages before the first shown one."""
 
     DEFAULT_CSS = "EarlierMessages { height: 1; margin: 0 1 1 1; color: $text-muted; }"
+    count: reactive[int] = reactive(0)
+
+    def __init__(self, count: int) -> None:
+        super().__init__(markup=False)
+        self.count = count
+
+    def watch_count(self, count: int) -> None:
+        """Say how many."""
+        self.update(f"▲ {count} earlier messages: click here, or press Home on a message")
 
     async def on_click(self) -> None:
-        """Show them."""
+        """Show more of them."""
         await self.screen.run_action("show_earlier")
 
 
@@ -70,18 +79,28 @@ class Transcript(VerticalScroll, can_focus=False):
         """Return the view of a message, when it is shown."""
         return next((view for view in self.views if view.node is node), None)
 
-    async def show(self, conversation: Conversation, model: str, *, whole: bool = False) -> None:
-        """Lay out the branch that is shown, the last messages of it when it is long."""
+    async def show(self, conversation: Conversation, model: str) -> None:
+        """Show a branch: what is shown of it already stays, and of a long one only the end is laid out."""
         branch = conversation.branch()
-        shown: Sequence[Node] = branch if whole else branch[-SHOWN_AT_FIRST:]
+        views = self.views
+        first = next((at for at, node in enumerate(branch) if views and views[0].node is node), None)
+        same = 0
+        if first is not None:
+            pairs = zip(views, branch[first:], strict=False)
+            same = next((at for at, (view, node) in enumerate(pairs) if view.node is not node), len(views))
+            same = min(same, len(branch) - first)
+        begin = first + same if first is not None and same else max(0, len(branch) - PAGE)
         with self.app.batch_update():
-            await self.query("*").remove()
-            hidden = len(branch) - len(shown)
-            if hidden:
-                await self.mount(EarlierMessages(f"▲ {hidden} earlier messages: click, or press Home to show them"))
-            views = [MessageView(node, model) for node in shown]
-            await self.mount_all(views or [Static(GREETING, classes="greeting", markup=False)])
-            for view in views:
+            kept = set(views[:same])
+            for child in list(self.children):
+                if child not in kept and not (same and isinstance(child, EarlierMessages)):
+                    await child.remove()
+            if not same and begin:
+                await self.mount(EarlierMessages(begin))
+            added = [MessageView(node, model) for node in branch[begin:]]
+            nothing = [] if branch else [Static(GREETING, classes="greeting", markup=False)]
+            await self.mount_all([*added, *nothing])
+            for view in self.views[max(0, same - 1) :]:
                 self._show_place(conversation, view)
         self.anchor()
 
@@ -94,6 +113,27 @@ class Transcript(VerticalScroll, can_focus=False):
         self.anchor()
         return view
 
+    async def show_earlier(self, conversation: Conversation, model: str) -> None:
+        """Lay out the page of messages before the first shown one, and go there."""
+        earlier = self.query(EarlierMessages)
+        if not earlier:
+            self.scroll_home(animate=False)
+            return
+        count = earlier.first().count
+        nodes = conversation.branch()[max(0, count - PAGE) : count]
+        added = [MessageView(node, model) for node in nodes]
+        self.release_anchor()
+        with self.app.batch_update():
+            await self.mount_all(added, after=earlier.first())
+            for view in added:
+                self._show_place(conversation, view)
+            if count > PAGE:
+                earlier.first().count = count - PAGE
+            else:
+                await earlier.remove()
+        if added:
+            added[-1].focus()
+
     @staticmethod
     def _show_place(conversation: Conversation, view: MessageView) -> None:
         alternatives = conversation.siblings(view.node)
@@ -103,7 +143,7 @@ class Transcript(VerticalScroll, can_focus=False):
     async def say(self, text: str, *, error: bool = False) -> None:
         """Show a notice at the end."""
         await self.query(".greeting").remove()
-        await self.mount(Notice(text, classes="-error" if error else "", markup=False))
+        await self.mount(Notice(printable(text), classes="-error" if error else "", markup=False))
         self.anchor()
 
     async def forget_notices(self) -> None:
