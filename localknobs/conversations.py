@@ -58,7 +58,7 @@ class ConversationEntry:
 
     Args:
         path: Its file.
-        title: The first words of the user, or the name given to it.
+        title: The first words of the user.
         changed: When it was last written, seconds since 1970.
         messages: Messages in the file, all branches.
         interrupted: The last answer did not come to its end.
@@ -78,6 +78,9 @@ class Conversation:
         path: File to continue; None for a new one, whose file appears with its first message.
         model: Name of the model, kept in a new file.
         system: System prompt of a new one, may be empty; kept in the file.
+
+    Attributes:
+        unsaved: Why a new one is in memory only, with what to do about it; empty when it is saved.
     """
 
     def __init__(self, path: Path | None = None, model: str = "", system: str = "") -> None:
@@ -87,7 +90,10 @@ class Conversation:
         self.model = model
         self.system = system
         self.path = path or conversations_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}.jsonl"
+        self.unsaved = ""
         self._journal = Journal(self.path, "conversation")
+        self._begun = path is not None  # the file has its first record
+        self._waiting: list[Mapping[str, Any]] = []  # what the disk refused so far, oldest first
         if path is not None:
             self._read()
 
@@ -130,7 +136,7 @@ class Conversation:
     # ---- writing ------------------------------------------------------------------------------
 
     def add(self, role: Role, text: str) -> Node:
-        """Add a message after the shown last one; it is on disk when this returns."""
+        """Add a message after the shown last one; it is on disk when this returns, unless `unsaved` says why not."""
         node = Node(max(self.nodes, default=ROOT) + 1, self.leaf, role, text)
         self._append({"message": node.id, "parent": node.parent, "role": role, "text": text})
         self._take_node(node)
@@ -141,23 +147,17 @@ class Conversation:
         if text:
             # Kept in memory even if the disk refuses: the reader has seen it.
             node.text, node.reason = node.text + text, ""
-            self._append({"grow": node.id, "text": text})
+            self._append({"grow": node.id, "text": text}, happened=True)
 
     def mark(self, node: Node, at: int, changes: Mapping[str, Any]) -> None:
         """Note that knobs changed when the answer had `at` characters."""
         node.marks.append((at, dict(changes)))
-        self._append({"mark": node.id, "at": at, "changes": dict(changes)})
+        self._append({"mark": node.id, "at": at, "changes": dict(changes)}, happened=True)
 
     def finish(self, node: Node, reason: str, stats: Mapping[str, Any] | None = None) -> None:
         """Note that an answer came to its end, and why."""
         node.reason, node.stats = reason, dict(stats or {})
-        self._append({"finished": node.id, "reason": reason, "stats": node.stats})
-
-    def rename(self, title: str) -> None:
-        """Give it another title."""
-        title = _title(title) or self.title
-        self._append({"title": title})
-        self.title = title
+        self._append({"finished": node.id, "reason": reason, "stats": node.stats}, happened=True)
 
     def instruct(self, system: str) -> None:
         """Use another system prompt from the next answer on; the empty text for none."""
@@ -167,10 +167,29 @@ class Conversation:
 
     def close(self) -> None:
         """Close the file; a later addition opens it again."""
+        if self._waiting:
+            # A last try, in case there is space again; that the disk refused was said each time.
+            with contextlib.suppress(LocalknobsError):
+                self._write(self._waiting)
         self._journal.close()
 
-    def _append(self, record: Mapping[str, Any]) -> None:
-        self._journal.append(record, first=self._first_record())
+    def _append(self, record: Mapping[str, Any], *, happened: bool = False) -> None:
+        """Write a record after those that wait; one of what `happened` already waits with them if the disk refuses."""
+        waiting = [*self._waiting, record]
+        if happened or self.unsaved:
+            self._waiting = waiting
+        if self.unsaved and "message" not in record:
+            return  # tried again with every message, not with every word
+        try:
+            self._write(waiting)
+        except LocalknobsError as error:
+            if self._begun:
+                raise
+            self.unsaved, self._waiting = str(error), waiting
+
+    def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        self._journal.append(records, first=self._first_record())
+        self._begun, self.unsaved, self._waiting = True, "", []
 
     def _first_record(self) -> dict[str, Any]:
         return {"conversation": 1, "model": self.model, "system": self.system, "began": time.time()}
@@ -200,12 +219,10 @@ class Conversation:
             self.nodes[record["mark"]].marks.append((int(record["at"]), dict(record["changes"])))
         elif "finished" in record:
             node = self.nodes[record["finished"]]
-            node.reason, node.stats = str(record["reason"]), dict(record["stats"])
+            node.reason, node.stats = str(record["reason"]), _plain(record.get("stats"))
         elif "show" in record:
             shown = int(record["show"])
             self.leaf = shown if shown == ROOT or shown in self.nodes else self.leaf
-        elif "title" in record:
-            self.title = _title(str(record["title"]))
         elif "conversation" in record:
             self.model, self.system = str(record.get("model", "")), str(record.get("system", ""))
         elif "system" in record:
@@ -237,11 +254,12 @@ def saved_conversations() -> list[ConversationEntry]:
 
 
 def delete_conversation(path: Path) -> None:
-    """Delete a saved conversation; one that is gone already is no error."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise LocalknobsError(f"{path} cannot be deleted: {error.strerror}", "Check its permissions.") from None
+    """Delete a saved conversation; one that is gone already is no error.
+
+    Raises:
+        LocalknobsError: it is open in another window, or here and not closed yet; or the disk refuses.
+    """
+    Journal(path, "conversation").delete()
 
 
 def plain_text(nodes: Sequence[Node]) -> str:
@@ -252,3 +270,13 @@ def plain_text(nodes: Sequence[Node]) -> str:
 def _title(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def _plain(stats: object) -> dict[str, Any]:
+    """Return counts and times from a file without what no reader could show."""
+    return {
+        name: value
+        for name, value in (stats.items() if isinstance(stats, dict) else ())
+        # Not NaN, infinity, or a number too long to print.
+        if isinstance(value, str) or (type(value) in (int, float) and abs(value) < 1e15)
+    }

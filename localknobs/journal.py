@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +46,24 @@ class Journal:
         self._size = len(data)
         return list(_records(data))
 
-    def append(self, record: Mapping[str, Any], first: Mapping[str, Any] | None = None) -> None:
-        """Write a record; it has reached the file when this returns.
+    def append(self, records: Sequence[Mapping[str, Any]], first: Mapping[str, Any] | None = None) -> None:
+        """Write records, all or none of them; they have reached the file when this returns.
 
         Args:
-            record: What to write.
-            first: Record to write before it when the file is new.
+            records: What to write.
+            first: Record to write before them when the file is new.
 
         Raises:
-            LocalknobsError: another process has it open or has written to it, or the disk refuses.
+            LocalknobsError: another process has it open or has written to it, it was deleted, or the disk refuses.
         """
         try:
             if self._file is None:
                 self._file = self._opened()
-            start = os.fstat(self._file).st_size
-            records = [record] if first is None or start else [first, record]
-            self._write(self._file, start, b"".join(_line(one) for one in records))
+            now = os.fstat(self._file)
+            if now.st_nlink == 0:
+                raise self._deleted()
+            lines = records if first is None or now.st_size else [first, *records]
+            self._write(self._file, now.st_size, b"".join(_line(one) for one in lines))
         except OSError as error:
             raise LocalknobsError(
                 f"The {self.what} cannot be saved: {error.strerror}", f"Free some space, or check {self.path.parent}."
@@ -74,6 +76,33 @@ class Journal:
             os.close(self._file)
             self._file = None
 
+    def delete(self) -> None:
+        """Delete the file; one that is gone already is no error.
+
+        Raises:
+            LocalknobsError: it is open in another window, or in this one and not closed; or the disk refuses.
+        """
+        file = None
+        try:
+            if os.name == "posix":  # Windows keeps a file that is open by itself
+                # Who may not write to it cannot have it open for that either: then there is no lock to ask for.
+                with contextlib.suppress(PermissionError):
+                    file = os.open(self.path, os.O_RDWR)
+                    self._lock(file, "Close it there first.")
+            self.path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise LocalknobsError(
+                f"{self.path} cannot be deleted: {error.strerror}", "Check its permissions."
+            ) from None
+        finally:
+            if file is not None:
+                os.close(file)
+
+    def _deleted(self) -> LocalknobsError:
+        return LocalknobsError(f"The {self.what} was deleted meanwhile", "Begin a new one.")
+
     def _opened(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         create = 0 if self._size else os.O_CREAT
@@ -81,9 +110,9 @@ class Journal:
             # Private: what is written here is nobody else's business on a shared machine.
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | create, 0o600)
         except FileNotFoundError:
-            raise LocalknobsError(f"The {self.what} was deleted meanwhile", "Begin a new one.") from None
+            raise self._deleted() from None
         try:
-            self._lock(file)
+            self._lock(file, "Close it there, or begin a new one.")
             if os.fstat(file).st_size != self._size:
                 raise LocalknobsError(f"The {self.what} was changed in another window", "Open it again.")
             if self._size and os.pread(file, 1, self._size - 1) != b"\n":
@@ -93,7 +122,7 @@ class Journal:
             raise
         return file
 
-    def _lock(self, file: int) -> None:
+    def _lock(self, file: int, hint: str) -> None:
         try:
             import fcntl
         except ImportError:  # Windows
@@ -101,9 +130,7 @@ class Journal:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LocalknobsError(
-                f"This {self.what} is open in another window", "Close it there, or begin a new one."
-            ) from None
+            raise LocalknobsError(f"This {self.what} is open in another window", hint) from None
         except OSError:
             pass  # a file system without locks
 

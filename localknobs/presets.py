@@ -45,8 +45,12 @@ _SHIPPED: tuple[tuple[str, dict[str, Value], str], ...] = (
 )
 
 
-def _style_names() -> list[str]:
-    return [row.name for row in knobs_of("sampling") if row.name not in NOT_SAVED]
+_PROGRAMS = ("default", "model", *(name for name, _, _ in _SHIPPED))
+
+
+def _whole(values: Mapping[str, Value]) -> dict[str, Value]:
+    """Return a value for every knob of a style: the given one, else llama.cpp's default."""
+    return {name: values.get(name, default) for name, default in defaults("sampling").items() if name not in NOT_SAVED}
 
 
 def _everything_off() -> dict[str, Value]:
@@ -64,15 +68,13 @@ def presets(recommended: Mapping[str, Value] | None = None) -> dict[str, Preset]
     Args:
         recommended: The loaded model's own values (`ModelInfo.recommended`); they become the preset `model`.
     """
-    standard = {name: value for name, value in defaults("sampling").items() if name not in NOT_SAVED}
-    found = {"default": Preset("default", standard, "shipped", "llama.cpp's own defaults.")}
+    found = {"default": Preset("default", _whole({}), "shipped", "llama.cpp's own defaults.")}
     if recommended:
-        own = {name: value for name, value in recommended.items() if name in standard}
-        found["model"] = Preset("model", {**standard, **own}, "model", "What the model's author recommends.")
+        found["model"] = Preset("model", _whole(recommended), "model", "What the model's author recommends.")
     for name, values, help_text in _SHIPPED:
         found[name] = Preset(name, {**_everything_off(), **values}, "shipped", help_text)
     for file in sorted(presets_folder().glob("*.toml")):
-        if file.stem not in found:
+        if _is_name(file.stem) and file.stem not in _PROGRAMS:
             try:
                 found[file.stem] = _read(file)
             except LocalknobsError:
@@ -91,15 +93,30 @@ def preset(name: str, recommended: Mapping[str, Value] | None = None) -> Preset:
     known = presets(recommended)
     if name in known:
         return known[name]
+    if name == "model":
+        raise NotFound("This model recommends no sampling values", f"Presets are: {', '.join(known)}.")
     file = presets_folder() / f"{name}.toml"
     if _is_name(name) and file.is_file():
         return _read(file)
-    if name == "model":
-        raise NotFound("This model recommends no sampling values", f"Presets are: {', '.join(known)}.")
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     raise UnknownName(
         f"There is no preset {name!r}", f"Did you mean {near[0]}?" if near else f"Presets are: {', '.join(known)}."
     )
+
+
+def check_preset_name(name: str) -> None:
+    """Check that the user can give a new preset this name.
+
+    Raises:
+        BadValue: it is not allowed, belongs to the program, or the user has a preset of that name already.
+    """
+    _check_own_name(name)
+    file = presets_folder() / f"{name}.toml"
+    if file.exists():
+        raise BadValue(
+            f"You have a preset {name} already",
+            f"Choose another name. To free this one, delete the preset in the list of presets (F8), or delete {file}.",
+        )
 
 
 def save_preset(name: str, values: Mapping[str, Value]) -> Path:
@@ -118,12 +135,8 @@ def save_preset(name: str, values: Mapping[str, Value]) -> Path:
     """
     import tomli_w
 
-    if not _is_name(name):
-        raise BadValue(f"{name!r} cannot be a preset's name", "Use letters, digits, - and _, at most 40.")
-    if name in ("default", "model", *(shipped for shipped, _, _ in _SHIPPED)):
-        raise BadValue(f"{name} is a preset of the program", "Choose another name.")
-    checked = check_values(values)
-    whole = {style: checked.get(style, defaults("sampling")[style]) for style in _style_names()}
+    _check_own_name(name)
+    whole = _whole(check_values(values))
     file = presets_folder() / f"{name}.toml"
     plain = {key: list(value) if isinstance(value, tuple) else value for key, value in whole.items()}
     try:
@@ -155,6 +168,13 @@ def _is_name(name: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name))
 
 
+def _check_own_name(name: str) -> None:
+    if not _is_name(name):
+        raise BadValue(f"{name!r} cannot be a preset's name", "Use letters, digits, - and _, at most 40.")
+    if name in _PROGRAMS:
+        raise BadValue(f"{name} is a preset of the program", "Choose another name.")
+
+
 def _read(file: Path) -> Preset:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -165,10 +185,4 @@ def _read(file: Path) -> Preset:
         raise BadFile(f"{file}: {error.message}", error.hint) from None
     except OSError as error:
         raise BadFile(f"{file} cannot be read: {error.strerror}", "Check its permissions.") from None
-    standard = {name: value for name, value in defaults("sampling").items() if name not in NOT_SAVED}
-    return Preset(
-        file.stem,
-        {**standard, **{name: value for name, value in values.items() if name in standard}},
-        "user",
-        f"Your own, {file}.",
-    )
+    return Preset(file.stem, _whole(values), "user", f"Your own, {file}.")

@@ -23,6 +23,8 @@ class SamplerState:
         self.recommended: Mapping[str, Value] = recommended or {}
         self.preset: Preset = preset(name or ("model" if self.recommended else "default"), self.recommended)
         self.values: dict[str, Value] = {**defaults("sampling"), **self.preset.values}
+        # Whether the user chose these values. `model` is no choice of values: it follows the model.
+        self._chosen = name not in (None, "model")
 
     @property
     def standard(self) -> dict[str, Value]:
@@ -37,11 +39,13 @@ class SamplerState:
     def set(self, name: str, value: object) -> Value:
         """Turn one knob; raises `BadValue` or `NotFound`."""
         self.values[name] = check_value(name, value)
+        self._chosen = self._chosen or name in self.preset.values
         return self.values[name]
 
     def use(self, name: str) -> dict[str, Value]:
         """Take a preset, and return the values that differ now; knobs of one run (seed, limits, grammar) stay."""
         self.preset = preset(name, self.recommended)
+        self._chosen = name != "model"
         changes = {key: value for key, value in self.preset.values.items() if self.values[key] != value}
         self.values.update(changes)
         return changes
@@ -56,10 +60,14 @@ class SamplerState:
         """Save the values as a preset of the user's and go on from it; raises `BadValue`."""
         save_preset(name, self.values)
         self.preset = preset(name, self.recommended)
+        self._chosen = True
 
     def with_model(self, recommended: Mapping[str, Value]) -> None:
-        """Go on with another model; its own values are used if nothing else was chosen."""
-        untouched = not self.changed and self.preset.name in ("model", "default")
+        """Go on with another model, or the same one anew; its own values are used if the user chose none."""
         self.recommended = recommended
-        if untouched:
-            self.use("model" if recommended else "default")
+        own = "model" if recommended else "default"
+        if not self._chosen:
+            self.use(own)
+            self._chosen = False
+        elif self.preset.name == "model":
+            self.preset = preset(own, recommended)  # what was turned stays; a reset goes to this model's values

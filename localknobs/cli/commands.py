@@ -76,9 +76,8 @@ class Commands:
         if not found:
             raise BadValue("/set needs a knob", "For example: /set temp 0.2")
         row, value = knob(found[1]), found[2].strip()
-        if row.name == "threads" and value:
-            self._repl.engine.set_threads(int(row.parse("0" if value == "default" else value)))  # type: ignore[arg-type]
-            print(f"threads = {value}, from the next answer on")
+        if row.name == "threads":
+            self._set_threads(row, value)
             return
         sampler = self._repl.sampler
         if row.name not in sampler.values:
@@ -86,6 +85,13 @@ class Commands:
         if value:
             sampler.set(row.name, sampler.standard[row.name] if value == "default" else row.parse(value))
         print(wrapped(printable(f"{row.name} = {self._shown(row)}    ({row.range_text()})"), "    ", ""))
+
+    def _set_threads(self, row: Knob, value: str) -> None:
+        engine = self._repl.engine
+        if value:
+            engine.set_threads(int(row.parse(str(row.default) if value == "default" else value)))  # type: ignore[arg-type]
+        when = ", from the next answer on" if value else f"    ({row.range_text()})"
+        print(wrapped(f"threads = {row.show(engine.settings.threads)}{when}", "    ", ""))
 
     def _shown(self, row: Knob) -> str:
         value = self._repl.sampler.values[row.name]
@@ -150,14 +156,13 @@ class Commands:
         print(f"written to {target}")
 
     def _load(self, text: str) -> None:
-        saved = saved_conversations()[:LISTED]
+        saved = saved_conversations()
         if not text:
-            rows = (
-                (f"{number:>3}", f"{entry.title}{_torn(entry.interrupted)}") for number, entry in enumerate(saved, 1)
-            )
+            rows = [(f"{at:>3}", f"{one.title}{_torn(one.interrupted)}") for at, one in enumerate(saved[:LISTED], 1)]
             print(facts(rows) if saved else "There is no saved conversation yet.")
             if saved:
-                print("/load NUMBER goes on with one.")
+                latest = f"The latest {LISTED} of {len(saved)}. " if len(saved) > LISTED else ""
+                print(f"{latest}/load NUMBER goes on with one.")
             return
         if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= len(saved):
             raise BadValue(f"There is no conversation {text}", "/load lists them.")

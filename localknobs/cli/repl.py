@@ -115,6 +115,8 @@ class Repl:
                 self.commands.do(text)
             else:
                 self.conversation.add("user", text)
+                if self.conversation.unsaved:
+                    self._note_once(f"{self.conversation.unsaved} The chat goes on unsaved.")
                 self.answer()
         except ContextFull as error:
             # The message that did not fit is taken out of the branch, so that a shorter one can be tried.
@@ -134,6 +136,11 @@ class Repl:
         for line in text.split("\n"):
             print(wrapped(printable(line)), file=sys.stderr)
 
+    def _note_once(self, text: str) -> None:
+        if text not in self._told:  # such as a missing chat template: true of every answer
+            note(text)
+        self._told.add(text)
+
     def answer(self) -> None:
         """Write the answer to the branch as it is; Ctrl+C stops it and keeps what was written."""
         messages = self.conversation.messages()
@@ -150,12 +157,12 @@ class Repl:
                         writer.write(event.text)
                         self.conversation.grow(node, event.text)
                     elif isinstance(event, Noted):
-                        if event.text not in self._told:  # such as a missing chat template: true of every answer
-                            note(event.text)
-                        self._told.add(event.text)
+                        self._note_once(event.text)
                     elif isinstance(event, Finished):
                         node = node or self.conversation.add("assistant", "")
-                        self.conversation.finish(node, event.reason, asdict(event.stats))
+                        # With its model, since another one may go on with the conversation.
+                        stats = {**asdict(event.stats), "model": self.model}
+                        self.conversation.finish(node, event.reason, stats)
                         finished = event
         finally:
             if node:

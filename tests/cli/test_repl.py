@@ -10,6 +10,8 @@ import pytest
 from program import PROGRAM
 from random_model import TURN_END, write_scripted_model, written_tokens
 
+from localknobs.conversations import Conversation, saved_conversations
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
@@ -128,7 +130,9 @@ def test_knobs_are_turned_shown_and_reset(chat):
     assert "/set temp 0.2" in say(screen, "/set", "For example")
     assert 'grammar = root ::= "x"' in say(screen, '/set grammar root ::= "x"', "grammar =")
     assert say(screen, "Hello", "x").split() == ["x", ">"], "the grammar holds"
-    say(screen, "/set threads 1", "from the next answer on")
+    assert "0 = auto" in say(screen, "/set threads", "threads = 1 ")
+    say(screen, "/set threads default", "threads = 0, from the next answer on")
+    say(screen, "/set threads 1", "threads = 1, from the next answer on")
 
 
 def test_presets_are_listed_used_and_saved(chat, home):
@@ -155,6 +159,41 @@ def test_a_conversation_is_found_again_and_another_model_is_named(chat):
     assert "There is no conversation 7" in say(second, "/load 7", "/load lists them")
     say(second, "/clear", "new conversation")
     assert "There is no answer yet" in say(second, "/regen", "Write a message first")
+
+
+def test_more_conversations_than_are_listed_are_counted_and_can_be_loaded(chat):
+    for number in range(22):
+        conversation = Conversation()
+        conversation.add("user", f"question {number}")
+        conversation.close()
+        os.utime(conversation.path, (1000 - number, 1000 - number))
+    screen = chat()
+    listed = say(screen, "/load", "The latest 20 of 22. /load NUMBER goes on with one.")
+    assert "20  question 19 " in listed and "question 20" not in listed
+    say(screen, "/load 22", "> question 21")
+    assert "There is no conversation 23" in say(screen, "/load 23", "/load lists them")
+
+
+def test_an_answer_is_kept_with_its_model_and_counts(chat):
+    screen = chat()
+    say(screen, "Hello", "salve mundi")
+    screen.enter("/bye")
+    assert screen.ends() == 0
+    (entry,) = saved_conversations()
+    stats = Conversation(entry.path).branch()[-1].stats
+    assert Path(stats["model"]).name == "short.gguf" and stats["generated_tokens"] == 11 and stats["threads"] == 1
+
+
+def test_a_home_that_cannot_be_written_is_told_once_and_the_chat_goes_on(chat, home):
+    home.write_text("a file where the folder should be")
+    screen = chat()
+    assert "Not a directory" in say(screen, "Hello", "salve mundi")
+    assert say(screen, "again", "salve mundi").split() == ["salve", "mundi", ">"]
+    say(screen, "/clear", "new conversation")
+    assert say(screen, "and anew", "salve mundi").split() == ["salve", "mundi", ">"]
+    screen.enter("/bye")
+    assert screen.ends() == 0
+    assert "Traceback" not in screen.text and screen.text.count("goes on unsaved") == 1
 
 
 def test_an_unknown_command_names_the_near_one_and_a_space_sends_it_as_a_message(chat):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -209,6 +210,56 @@ def test_a_conversation_deleted_meanwhile_does_not_come_back_as_half_of_itself()
     delete_conversation(conversation.path)
 
 
+def test_a_conversation_deleted_while_it_is_open_is_told_with_the_next_record():
+    conversation = answered(("Hi", "Hello"))
+    conversation.path.unlink()
+    for _ in range(2):
+        with pytest.raises(LocalknobsError, match="deleted meanwhile"):
+            conversation.add("user", "again")
+    assert texts(conversation) == ["Hi", "Hello"] and conversation.unsaved == ""
+    with pytest.raises(LocalknobsError, match="deleted meanwhile"):
+        conversation.grow(conversation.branch()[-1], "more")
+    conversation.close()
+    assert not conversation.path.exists(), "closing does not bring back a part of it"
+
+
+def test_a_conversation_that_is_open_in_another_window_is_not_deleted(home):
+    program = (
+        "import sys\n"
+        "from localknobs.conversations import Conversation\n"
+        "c = Conversation(); c.add('user', 'Hi'); print(c.path, flush=True)\n"
+        "sys.stdin.read(); c.add('user', 'still here')\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin and other.stdout
+        path = Path(other.stdout.readline().rstrip())
+        with pytest.raises(LocalknobsError, match="open in another window") as told:
+            delete_conversation(path)
+        assert told.value.hint == "Close it there first."
+        other.stdin.close()
+        assert other.wait() == 0
+    assert texts(Conversation(path)) == ["Hi", "still here"]
+    delete_conversation(path)
+    assert not path.exists()
+
+
+def test_a_conversation_open_here_can_be_deleted_after_its_close():
+    conversation = answered(("Hi", "Hello"))
+    with pytest.raises(LocalknobsError, match="open in another window"):
+        delete_conversation(conversation.path)
+    conversation.close()
+    delete_conversation(conversation.path)
+    assert not conversation.path.exists()
+
+
+def test_what_cannot_be_deleted_is_told(tmp_path):
+    with pytest.raises(LocalknobsError, match="cannot be deleted"):
+        delete_conversation(tmp_path)
+    assert tmp_path.is_dir()
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     """Return a switch: from now on a write takes 10 bytes, and the next none."""
@@ -249,11 +300,115 @@ def test_an_answer_on_a_full_disk_is_kept_in_memory(full_disk):
     assert texts(conversation) == ["Hi", "seen by the reader"]
 
 
-def test_a_folder_that_cannot_be_made_is_one_plain_error(home):
-    home.parent.mkdir(exist_ok=True)
+def test_what_a_full_disk_refused_of_an_answer_is_written_once_there_is_space(full_disk):
+    conversation = Conversation()
+    conversation.add("user", "Hi")
+    node = conversation.add("assistant", "")
+    full_disk(True)
+    for write in (
+        lambda: conversation.grow(node, "one "),
+        lambda: conversation.mark(node, 4, {"temp": 0.2}),
+        lambda: conversation.grow(node, "two "),
+        lambda: conversation.add("user", "refused"),
+    ):
+        with pytest.raises(LocalknobsError, match="No space left"):
+            write()
+    assert Conversation(conversation.path).branch()[-1].text == ""
+    full_disk(False)
+    conversation.grow(node, "three")
+    conversation.finish(node, "end", {"generated_tokens": 3})
+    seen = Conversation(conversation.path).branch()[-1]
+    assert seen.text == "one two three" == node.text and seen.reason == "end" and seen.marks == [(4, {"temp": 0.2})]
+    assert texts(conversation) == ["Hi", "one two three"], "a refused message is not in the conversation"
+
+
+def test_the_end_of_an_answer_that_was_refused_is_written_with_the_next_message_or_at_the_close(full_disk):
+    for next_step in (lambda one: one.add("user", "on"), lambda one: one.close()):
+        conversation = Conversation()
+        node = conversation.add("assistant", "")
+        full_disk(True)
+        with pytest.raises(LocalknobsError):
+            conversation.grow(node, "all")
+        with pytest.raises(LocalknobsError):
+            conversation.finish(node, "end")
+        full_disk(False)
+        next_step(conversation)
+        seen = Conversation(conversation.path).nodes[node.id]
+        assert (seen.text, seen.reason) == ("all", "end")
+        conversation.close()
+
+
+def test_closing_on_a_full_disk_is_no_error_and_what_waits_is_kept(full_disk):
+    conversation = Conversation()
+    node = conversation.add("assistant", "")
+    full_disk(True)
+    with pytest.raises(LocalknobsError):
+        conversation.grow(node, "all")
+    conversation.close()
+    full_disk(False)
+    conversation.add("user", "on")
+    assert texts(Conversation(conversation.path)) == ["all", "on"]
+
+
+def test_in_a_home_that_cannot_be_written_a_new_conversation_lives_in_memory(home):
     home.write_text("a file where the folder should be")
-    with pytest.raises(LocalknobsError, match="cannot be saved"):
-        Conversation().add("user", "Hi")
+    conversation = Conversation(system="Be kind.")
+    assert conversation.unsaved == ""
+    asked = conversation.add("user", "Hi")
+    assert "cannot be saved: Not a directory. Free some space, or check" in conversation.unsaved
+    assert "\n" not in conversation.unsaved
+    node = conversation.add("assistant", "")
+    conversation.grow(node, "Hello")
+    conversation.mark(node, 2, {"temp": 0.2})
+    conversation.finish(node, "end")
+    conversation.instruct("Be brief.")
+    conversation.rewind(asked.id)
+    conversation.show(node)
+    conversation.close()
+    assert texts(conversation) == ["Hi", "Hello"] and conversation.unsaved
+    assert home.read_text() == "a file where the folder should be"
+
+
+@pytest.mark.parametrize("way", ["message", "close"])
+def test_an_unsaved_conversation_is_saved_whole_once_it_can_be(home, way):
+    home.write_text("a file where the folder should be")
+    conversation = Conversation(model="built-in", system="Be kind.")
+    conversation.add("user", "Hi")
+    node = conversation.add("assistant", "")
+    conversation.grow(node, "Hello")
+    home.unlink()
+    conversation.finish(node, "end")
+    assert not conversation.path.exists(), "tried again with every message, not with every word"
+    if way == "message":
+        conversation.add("user", "on")
+    else:
+        conversation.close()
+    assert conversation.unsaved == ""
+    seen = Conversation(conversation.path)
+    assert texts(seen) == texts(conversation) and seen.nodes[node.id].reason == "end"
+    assert (seen.model, seen.system) == ("built-in", "Be kind.")
+
+
+def test_a_full_disk_at_the_very_first_record_leaves_the_conversation_in_memory(full_disk):
+    conversation = Conversation()
+    full_disk(True)
+    conversation.add("user", "Hi")
+    assert "No space left" in conversation.unsaved and saved_conversations() == []
+    full_disk(False)
+    conversation.add("user", "on")
+    assert conversation.unsaved == "" and texts(Conversation(conversation.path)) == ["Hi", "on"]
+
+
+def test_a_saved_conversation_goes_on_raising(full_disk):
+    conversation = answered(("Hi", "Hello"))
+    conversation.close()
+    again = Conversation(conversation.path)
+    full_disk(True)
+    for one in (conversation, again):
+        with pytest.raises(LocalknobsError, match="No space left"):
+            one.add("user", "on")
+        assert one.unsaved == "" and texts(one) == ["Hi", "Hello"]
+        one.close()
 
 
 @pytest.mark.parametrize(
@@ -289,6 +444,26 @@ def test_damaged_lines_are_left_out(line):
     assert texts(Conversation(conversation.path)) == ["Hi", "Hello", "on"]
 
 
+@pytest.mark.parametrize(
+    ("stats", "kept"),
+    [
+        ('{"threads": 2, "tokens_per_s": 7.5, "model": "tiny"}', {"threads": 2, "tokens_per_s": 7.5, "model": "tiny"}),
+        ('{"a": null, "b": [1], "c": {"d": 1}, "e": true, "f": -1}', {"f": -1}),
+        ('{"a": NaN, "b": Infinity, "c": -1e999, "d": 1' + "0" * 400 + ', "e": 0}', {"e": 0}),
+        ('["no", "mapping"]', {}),
+        ("7", {}),
+        ("null", {}),
+    ],
+)
+def test_counts_from_a_file_are_plain_numbers_and_texts(stats, kept):
+    conversation = answered(("Hi", "Hello"))
+    conversation.close()
+    with conversation.path.open("a") as file:
+        file.write(f'{{"finished": 2, "reason": "length", "stats": {stats}}}\n')
+    seen = Conversation(conversation.path).branch()[-1]
+    assert seen.stats == kept and seen.reason == "length"
+
+
 def test_what_is_no_conversation_is_refused_and_not_listed():
     answered(("Hi", "Hello")).close()
     other = conversations_folder() / "notes.jsonl"
@@ -301,10 +476,8 @@ def test_what_is_no_conversation_is_refused_and_not_listed():
 
 
 def test_the_list_is_newest_first_with_titles_that_fit():
-    old, new = answered(("one " * 40, "x")), answered(("two", "y"))
+    old, _ = answered(("one " * 40, "x")), answered(("  My \n  title ", "y"))
     os.utime(old.path, (1, 1))
-    new.rename("  My   title ")
-    new.rename("   ")
     assert [entry.title for entry in saved_conversations()] == ["My title", ("one " * 40)[:59].rstrip() + "…"]
 
 

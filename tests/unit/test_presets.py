@@ -5,7 +5,7 @@ import pytest
 from localknobs.errors import BadFile, BadValue, LocalknobsError, NotFound
 from localknobs.knobs import defaults, knobs_of
 from localknobs.paths import presets_folder
-from localknobs.presets import NOT_SAVED, delete_preset, preset, presets, save_preset
+from localknobs.presets import NOT_SAVED, check_preset_name, delete_preset, preset, presets, save_preset
 
 SHIPPED = {
     "deterministic": (0.0, 1.0),
@@ -74,17 +74,39 @@ def test_saving_again_replaces_and_deleting_removes():
 
 @pytest.mark.parametrize("name", ["", "a b", "../up", "a/b", "x" * 41, ".hidden", "é"])
 def test_a_name_that_could_leave_the_folder_is_refused(name):
-    with pytest.raises(BadValue):
-        save_preset(name, {})
+    for call in (check_preset_name, lambda name: save_preset(name, {})):
+        with pytest.raises(BadValue, match="cannot be a preset's name"):
+            call(name)
     with pytest.raises(NotFound):
         delete_preset(name)
 
 
 @pytest.mark.parametrize("name", ["default", "model", *SHIPPED])
 def test_the_programs_own_names_are_taken(name):
-    with pytest.raises(BadValue, match="preset of the program"):
-        save_preset(name, {"temp": 0.5})
+    for call in (check_preset_name, lambda name: save_preset(name, {"temp": 0.5})):
+        with pytest.raises(BadValue, match="preset of the program"):
+            call(name)
     assert not presets_folder().exists()
+
+
+def test_a_name_of_the_users_is_free_again_once_its_preset_is_deleted():
+    check_preset_name("mine")
+    assert not presets_folder().exists(), "a check writes nothing"
+    file = save_preset("mine", {"temp": 0.5})
+    with pytest.raises(BadValue, match="have a preset mine already") as told:
+        check_preset_name("mine")
+    assert "F8" in told.value.hint and str(file) in told.value.hint
+    delete_preset("mine")
+    check_preset_name("mine")
+
+
+@pytest.mark.parametrize("stem", ["two words", "x" * 41, "é", "a.b", ".hidden", "model"])
+def test_a_file_whose_name_is_no_name_of_a_users_preset_is_not_listed(stem):
+    whole = save_preset("mine", {"temp": 0.5})
+    whole.with_name(f"{stem}.toml").write_bytes(whole.read_bytes())
+    assert list(presets()) == ["default", *SHIPPED, "mine"]
+    with pytest.raises(NotFound):
+        preset(stem)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
