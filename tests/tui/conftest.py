@@ -37,7 +37,9 @@ def opened(scripted: Scripted) -> Opened:
             assert isinstance(screen, ChatScreen)
             await until(pilot, lambda: screen.query("KnobPanel KnobRow"), "knobs")
             panel = screen.query_one("KnobPanel")
-            await until(pilot, lambda: not panel.display or screen.query_one("#knob-temp").region.width, "layout")
+            # The scroll bar comes with the last layout and makes the rows narrower.
+            await until(pilot, lambda: not panel.display or panel.show_vertical_scrollbar, "layout")
+            await pilot.pause()
             if wait:
                 await until(pilot, lambda: screen.bridge.ready and not screen.status.activity, "the model")
             yield pilot, screen
