@@ -421,3 +421,19 @@ async def test_two_pieces_at_once_are_both_shown_though_nothing_follows(opened, 
         await until(pilot, lambda: answers(screen) == ["one two three"])
         scripted.engine.say(finished())
         await until(pilot, lambda: screen.answer is None)
+
+
+async def test_the_shown_conversation_is_deleted_and_an_empty_one_follows(opened, scripted, typed):
+    async with opened() as (pilot, screen):
+        await typed(pilot, "forget me")
+        await pilot.press("enter")
+        scripted.engine.say(arrived("Half"))
+        await until(pilot, lambda: answers(screen) == ["Half"])
+        path = screen.conversation.path
+        await pilot.press("f4")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
+        await pilot.press("ctrl+d")
+        await until(pilot, lambda: "Delete" in str(pilot.app.screen.query(".title").first().render()))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: not path.exists() and not screen.transcript.views)
+        assert screen.conversation.path != path and screen.answer is None

@@ -43,6 +43,10 @@ def test_types_agree_with_the_gguf_package():
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
     for kind, (block, size) in GGML_QUANT_SIZES.items():
+        if kind.name == "Q8_1":
+            size = (
+                36  # the package says 40, from before ggml made its two scales half floats (ggml-common.h, block_q8_1)
+            )
         assert GGML_TYPES[kind.value] == (kind.name, block, size)
     known_there = {kind.value for kind in GGMLQuantizationType}
     assert {number for number in GGML_TYPES if number not in known_there} <= {40, 41, 42}, "newer than the package"

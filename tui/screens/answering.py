@@ -88,7 +88,6 @@ class AnsweringScreen(Screen[None]):
         """Add a message of the user's and answer it."""
         node = self.conversation.add("user", text)
         if self.conversation.unsaved:
-            self.status.trouble = "not saved"
             self._note(Noted(self.conversation.unsaved, "warning"))
         await self.transcript.forget_notices()
         await self.transcript.add(self.conversation, node, self.model_name)

@@ -10,6 +10,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.library import installed_models
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card, lever_cards
+from localknobs.tui.screens.answering import after_the_answer
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.model_loading import ModelScreen
 from localknobs.tui.screens.picker import Choice, ModelPicker, Picker
@@ -64,7 +65,7 @@ class Dialogs(ModelScreen):
             return
         deleted = path.removeprefix("delete:")
         if deleted != path:
-            await self._delete_chat(Path(deleted))
+            self._delete_chat(Path(deleted))
             return
         if Path(path) == self.conversation.path:
             return
@@ -75,20 +76,25 @@ class Dialogs(ModelScreen):
         else:
             self.open_conversation(conversation)
 
-    async def _delete_chat(self, path: Path) -> None:
-        async def confirmed(choice: str | None) -> None:
+    def _delete_chat(self, path: Path) -> None:
+        def confirmed(choice: str | None) -> None:
             if choice == "delete":
-                if path == self.conversation.path:
-                    self.open_conversation(self.empty_conversation())
-                try:
-                    delete_conversation(path)
-                except LocalknobsError as error:
-                    self.notify(str(error), severity="error")
-            self.action_chats()
+                self._delete(path)
+            else:
+                self.action_chats()
 
         title = self._titles.get(str(path), path.name)
         choices = [Choice("keep", "Keep it"), Choice("delete", "Delete it", "this cannot be undone")]
         self.app.push_screen(Picker(f"Delete the conversation “{title}”?", choices), confirmed)
+
+    @after_the_answer
+    async def _delete(self, path: Path) -> None:
+        if path == self.conversation.path:
+            self.conversation.close()
+            self.conversation = self.empty_conversation()
+            await self.show_conversation()
+        delete_conversation(path)
+        self.action_chats()
 
     def action_new_chat(self) -> None:
         """Start a new conversation."""
