@@ -270,11 +270,12 @@ def _merges(merges: Sequence[Any]) -> list[str]:
 
 
 def _decoded(text: str) -> str:
-    """Return a token as the byte-level decoder gives it back."""
+    """Return a token as the byte-level decoder gives it back; what that cannot decode as it is."""
     table = _byte_of_letter()
-    if all(letter in table for letter in text):
-        return bytes(table[letter] for letter in text).decode("utf-8", "replace")
-    return text
+    try:
+        return bytes(table[letter] for letter in text).decode("utf-8")
+    except (KeyError, UnicodeDecodeError):
+        return text
 
 
 @cache

@@ -10,13 +10,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 from conversions import change_json, convert_to, copy_of
-from tiny_checkpoints import FAMILIES, ROPES
+from tiny_checkpoints import FAMILIES, LLAMA3_CUTS, ROPES
 
 from localknobs.convert.known_tokenizers import FINGERPRINT_DIGITS, NAME_OF_FINGERPRINT
+from localknobs.convert.metadata import Sheet
+from localknobs.convert.pretokenizer import FINGERPRINT_TEXT, fingerprint_of
+from localknobs.convert.token_proof import own_encoder
+from localknobs.convert.vocabulary import prove, read_vocabulary
 from localknobs.gguf_info import read_header
 
 SOURCE = os.environ.get("LOCALKNOBS_LLAMA_CPP", "")
@@ -124,6 +129,62 @@ def test_the_known_fingerprints_are_those_of_llama_cpp():
     for fingerprint, name in re.findall(r'chkhsh == "([0-9a-f]{64})".*?res = "([^"]+)"', text, re.DOTALL):
         theirs[fingerprint[:FINGERPRINT_DIGITS]] = name  # the last one counts
     assert theirs == NAME_OF_FINGERPRINT
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+PLAIN_BYTES = {**BYTES, "use_regex": False}
+DIGITS = {"type": "Digits", "individual_digits": True}
+REAL: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "gpt-2": ([BYTES], {}),
+    "starcoder": ([DIGITS, BYTES], {}),
+    "refact": ([DIGITS, BYTES], {}),
+    "command-r": ([DIGITS, BYTES], {"normalizer": {"type": "NFC"}, "begins": True}),
+    "llama-bpe": ([LLAMA3_CUTS, PLAIN_BYTES], {"ignore_merges": True, "begins": True}),
+    "qwen2": ([LLAMA3_CUTS.replace("{1,3}", ""), PLAIN_BYTES], {"normalizer": {"type": "NFC"}}),
+    "deepseek-coder": (
+        ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", DIGITS, PLAIN_BYTES], {"begins": True},
+    ),
+}  # fmt: skip
+"""Vocabularies of real models that llama.cpp's source has, and how their tokenizers cut."""
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_vocabulary_is_proved_and_known(name, tmp_path):
+    cuts, more = REAL[name]
+    fields = gguf.GGUFReader(Path(SOURCE) / "models" / f"ggml-vocab-{name}.gguf").fields
+    texts, kinds, merges = (fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "token_type", "merges"))
+    steps = [{"type": "Split", "pattern": {"Regex": cut}, "behavior": "Isolated", "invert": False}
+             if isinstance(cut, str) else cut for cut in cuts]  # fmt: skip
+    first = int(fields["tokenizer.ggml.bos_token_id"].contents())
+    begin = {"SpecialToken": {"id": texts[first], "type_id": 0}}
+    around = {
+        "type": "TemplateProcessing", "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {texts[first]: {"id": texts[first], "ids": [first], "tokens": [texts[first]]}},
+    }  # fmt: skip
+    added = [
+        {"id": at, "content": texts[at], "special": kind == 3, "normalized": kind == 4,
+         "single_word": False, "lstrip": False, "rstrip": False}
+        for at, kind in enumerate(kinds) if kind in (3, 4)
+    ]  # fmt: skip
+    model = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "fuse_unk": False,
+        "end_of_word_suffix": None, "byte_fallback": False, "ignore_merges": more.get("ignore_merges", False),
+        "vocab": {text: at for at, text in enumerate(texts) if kinds[at] != 5},
+        "merges": [merge.split(" ") for merge in merges],
+    }  # fmt: skip
+    tokenizer = {
+        "version": "1.0", "added_tokens": added, "normalizer": more.get("normalizer"), "decoder": BYTES, "model": model,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "post_processor": around if more.get("begins") else None,
+    }  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    found = read_vocabulary(tmp_path, len(texts), "bpe")
+    assert found.texts == list(texts)
+    proved = prove(found, Sheet("llama"), ({}, {}), ())
+    assert proved.names == [name]  # settled by the fingerprint, which is that of the model's own tokenizer
+    _, wrapped = own_encoder(tmp_path / "tokenizer.json")
+    assert NAME_OF_FINGERPRINT[fingerprint_of(wrapped(FINGERPRINT_TEXT))[:FINGERPRINT_DIGITS]] == name
 
 
 def test_another_architecture_is_converted_by_it(tmp_path):

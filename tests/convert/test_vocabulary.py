@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -215,6 +216,21 @@ def test_merges_that_are_missing_are_found_out(folder):
     found.merges = found.merges[:20]
     with pytest.raises(BadFile, match="the tokenizer goes on with"):
         prove(found, Sheet("llama"), NO_FLAGS, ())
+
+
+def test_a_tokenizer_that_composes_letters_agrees_on_composed_texts(folder):
+    write_tokenizer(folder, "bytes")
+    change_json(folder / "tokenizer.json", normalizer={"type": "NFC"})  # as Qwen's; llama.cpp composes nothing
+    assert all(unicodedata.is_normalized("NFC", text) for text in SAMPLE)
+    assert prove(read_vocabulary(folder, 384, "bpe"), Sheet("llama"), NO_FLAGS, ()).proved
+
+
+def test_an_added_letter_is_not_taken_for_a_byte(folder):
+    write_tokenizer(folder, "bytes")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({"id": 380, "content": "\u00f5", "special": False, "normalized": False})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert read_vocabulary(folder, 384, "bpe").texts[380] == "\u00f5"
 
 
 def test_the_sample_is_hard():
