@@ -7,9 +7,10 @@ from pathlib import Path
 from time import monotonic
 
 from localknobs.cli.output import note, print_json
-from localknobs.cli.progress import run_job, time_text
+from localknobs.cli.progress import run_job
 from localknobs.jobs import JobEvent, Measured
 from localknobs.library import find_model
+from localknobs.units import time_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:

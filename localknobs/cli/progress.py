@@ -6,6 +6,7 @@ On standard error, so that standard output stays data. Where that is no terminal
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -18,9 +19,11 @@ from typing import Any
 
 from localknobs.cli.output import clear_progress, note, show_progress
 from localknobs.errors import Stopped
-from localknobs.jobs import Advanced, Job, JobEvent, Measured, Noted, Result, Started, drain
-from localknobs.units import size_text
+from localknobs.jobs import Advanced, Job, JobEvent, Measured, Noted, Result, Started, drain, event_as_mapping
+from localknobs.units import size_text, time_text
 
+EVENTS_VARIABLE = "LOCALKNOBS_JOB_EVENTS"
+"""Environment variable with which another program asks for event lines instead of a bar."""
 REDRAW_S = 0.1
 """Time between two drawings of the bar: more often than people can read costs the job its time."""
 PLAIN_LINE_S = 10.0
@@ -41,7 +44,7 @@ def run_job(
     Raises:
         Stopped: by Ctrl+C or a signal to end; the job has cleaned up after itself.
     """
-    bar = ProgressBar()
+    bar: ProgressBar | EventLines = EventLines() if os.environ.get(EVENTS_VARIABLE) else ProgressBar()
 
     def take(event: JobEvent) -> None:
         bar.on_event(event)
@@ -56,6 +59,39 @@ def run_job(
         raise Stopped("Stopped", stopped) from None
     finally:
         bar.clear()
+
+
+class EventLines:
+    """Writes the events of a job as JSON lines on standard error, for a program that started this one."""
+
+    def __init__(self) -> None:
+        self._advanced = 0
+        self._written_at = 0.0
+
+    def on_event(self, event: JobEvent) -> None:
+        """Write one event; many small advances become one now and then."""
+        if isinstance(event, Advanced):
+            self._advanced += event.amount
+            if monotonic() - self._written_at < REDRAW_S:
+                return
+        else:
+            self._write_advance()
+            self._write(event)
+            return
+        self._write_advance()
+
+    def clear(self) -> None:
+        """Write what is left."""
+        self._write_advance()
+
+    def _write_advance(self) -> None:
+        if self._advanced:
+            self._write(Advanced(self._advanced))
+            self._advanced, self._written_at = 0, monotonic()
+
+    @staticmethod
+    def _write(event: JobEvent) -> None:
+        print(json.dumps(event_as_mapping(event)), file=sys.stderr, flush=True)
 
 
 class ProgressBar:
@@ -136,13 +172,6 @@ class ProgressBar:
 
     def _amount(self, count: int) -> str:
         return size_text(count) if self._stage.unit == "bytes" else f"{count:,} {self._stage.unit}"
-
-
-def time_text(seconds: float) -> str:
-    """Return a duration as people read it: `0:07`, `12:34`, `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -35,8 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="OUT",
-        type=Path,
-        help="file to write, or a folder; default: named after source and type, beside a GGUF, else among your models",
+        help="file to write, or a folder (ends in /); default: beside a GGUF, else among your models",
     )
     add("--lora", metavar="A[:SCALE]", action="append", default=[],
         help="an adapter to merge into a checkpoint on the way, and how strongly it acts; repeatable")  # fmt: skip
@@ -139,8 +139,9 @@ def _outputs(source: Path, options: Namespace, types: list[str]) -> list[Path]:
     """Return where each type goes: beside a GGUF file, into the library from anything else."""
     name = source.resolve().name if source.is_dir() else re.sub(r"-\d{5}-of-\d{5}$", "", source.stem)
     stem = _TYPE_ENDING.sub("", name)
-    wanted: Path | None = options.output
-    if wanted and len(types) == 1 and not wanted.is_dir():
+    wanted = Path(options.output).expanduser() if options.output else None
+    is_folder = wanted is not None and (wanted.is_dir() or options.output.endswith(("/", os.sep)))
+    if wanted and len(types) == 1 and not is_folder:
         return [wanted]
     if wanted and len(types) > 1 and (wanted.is_file() or wanted.suffix == ".gguf"):
         raise BadValue(f"-o {wanted} is one file, and {len(types)} will be written", "Name a folder with -o.")

@@ -5,9 +5,10 @@ import json
 import pytest
 from random_model import write_random_model
 
-from localknobs.cli.progress import run_job, time_text
+from localknobs.cli.progress import run_job
 from localknobs.errors import Stopped
 from localknobs.jobs import Advanced, Measured, Noted, Started
+from localknobs.units import time_text
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,12 @@ class Dialogs(ModelScreen):
         if name:
             self.use_model(name)
 
+    def action_forge(self) -> None:
+        """Open the Forge; what it made can be chatted with at once."""
+        from localknobs.tui.screens.forge import ForgeScreen
+
+        self.app.push_screen(ForgeScreen(self.wanted_name), self._model_chosen)
+
     def action_chats(self) -> None:
         """Choose a saved conversation."""
         choices = []

@@ -1,0 +1,259 @@
+"""The Forge: a checkpoint or a GGUF, adapters and types become files; the plan first, then the progress."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Footer, Input, SelectionList, Static
+from textual.widgets.selection_list import Selection
+
+from localknobs.jobs import Advanced, Noted, Started
+from localknobs.library import BUILT_IN
+from localknobs.paths import models_folder
+from localknobs.terminal_text import printable
+from localknobs.tui.child_job import ChildJob, JobEnded, JobTold
+from localknobs.units import size_text, time_text
+
+TYPES: tuple[tuple[str, str], ...] = (
+    ("Q8_0", "nearly the original; 8.5 bits"),
+    ("Q6_K", "hard to tell from the original; 6.6 bits"),
+    ("Q5_K_M", "a little better than Q4_K_M; 5.7 bits"),
+    ("Q4_K_M", "the usual choice; 4.9 bits"),
+    ("Q4_K_S", "a little smaller; 4.6 bits"),
+    ("IQ4_XS", "smaller still, slower on a processor; 4.3 bits"),
+    ("Q3_K_M", "the loss shows; 3.9 bits"),
+    ("Q2_K", "for models that fit no other way; 3 bits"),
+    ("F16", "not quantized"),
+)
+PLAN_PAUSE_S = 0.6
+"""How long the fields must rest before a plan is made from them."""
+
+
+class ForgeScreen(Screen[str | None]):
+    """Returns the file to chat with, or None.
+
+    Args:
+        source: What to begin with: a path, a name of the library, or `built-in`.
+    """
+
+    DEFAULT_CSS = """
+    ForgeScreen {
+        & #fields { width: 46; padding: 0 1; border-right: vkey $surface-lighten-1; }
+        & .label { color: $text-muted; margin-top: 1; }
+        & Input { border: none; height: 1; padding: 0 1; background: $boost; }
+        & Input:focus { border: none; background: $primary 25%; }
+        & SelectionList { height: 1fr; border: none; padding: 0; background: transparent; }
+        & #right { padding: 0 1; }
+        & .title { text-style: bold; }
+        & #plan { height: auto; margin-top: 1; }
+        & #progress { height: auto; margin-top: 1; color: $accent; }
+        & #result { height: auto; margin-top: 1; }
+        &.-narrow #fields { width: 34; }
+    }
+    """
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+s", "start", "Start", priority=True),
+        Binding("ctrl+t", "chat", "Chat with it", priority=True),
+        Binding("escape", "back", "Stop / back"),
+        Binding("f1", "help", "Help"),
+    ]
+
+    def __init__(self, source: str = BUILT_IN) -> None:
+        super().__init__()
+        self._source = source
+        self._planning: ChildJob | None = None
+        self._working: ChildJob | None = None
+        self._pause: Timer | None = None
+        self._plan: dict[str, Any] | None = None
+        self._made: list[Path] = []
+        self._stage = Started("", 0, "")
+        self._done = 0
+        self._began = 0.0
+
+    def compose(self) -> ComposeResult:
+        """Lay out the fields on the left, plan and progress on the right."""
+        with Horizontal():
+            with Vertical(id="fields"):
+                yield Static("What to make files of", classes="label")
+                yield Input(self._source, id="source", placeholder="a checkpoint's folder, a GGUF, a model's name")
+                yield Static("Adapters to merge, PATH or PATH:SCALE, commas between", classes="label")
+                yield Input(id="adapters", placeholder="none")
+                yield Static("Where to", classes="label")
+                yield Input(str(models_folder()), id="folder")
+                yield Static("Types: Space marks; several cost one reading", classes="label")
+                choices = [Selection(f"{name:<7} {text}", name, name == "Q4_K_M") for name, text in TYPES]
+                yield SelectionList[str](*choices)
+            with Vertical(id="right"):
+                yield Static("Forge", classes="title")
+                yield Static(id="plan", markup=False)
+                yield Static(id="progress", markup=False)
+                yield Static(id="result", markup=False)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Plan what the fields say at the beginning."""
+        self.query_one("#source", Input).focus()
+        self._plan_soon()
+
+    def on_unmount(self) -> None:
+        """End what still runs."""
+        for job in (self._planning, self._working):
+            if job:
+                job.stop()
+
+    # ---- the plan -----------------------------------------------------------------------------
+
+    def on_input_changed(self) -> None:
+        """Plan again."""
+        self._plan_soon()
+
+    def on_selection_list_selected_changed(self) -> None:
+        """Plan again."""
+        self._plan_soon()
+
+    def _plan_soon(self) -> None:
+        if self._pause:
+            self._pause.stop()
+        self._pause = self.set_timer(PLAN_PAUSE_S, self._make_plan)
+
+    def _arguments(self) -> list[str]:
+        types = self.query_one(SelectionList).selected
+        adapters = [text.strip() for text in self.query_one("#adapters", Input).value.split(",")]
+        loras = [word for text in adapters if text for word in ("--lora", text)]
+        folder = self.query_one("#folder", Input).value.strip() or str(models_folder())
+        source = self.query_one("#source", Input).value.strip()
+        ordered = [name for name, _ in TYPES if name in types]
+        return ["quantize", source, *ordered, *loras, "--json", "-o", str(Path(folder).expanduser()) + "/"]
+
+    def _make_plan(self) -> None:
+        self._plan = None
+        if self._working:
+            return
+        if not self.query_one("#source", Input).value.strip() or not self.query_one(SelectionList).selected:
+            self._show("#plan", "Name a source and mark at least one type.")
+            return
+        self._show("#plan", "planning …")
+        if self._planning:
+            self._planning.kill()
+        self._planning = ChildJob([*self._arguments(), "--dry-run"], self.post_message)
+
+    def _show_plan(self, event: JobEnded) -> None:
+        try:
+            self._plan = json.loads(event.output) if event.code == 0 else None
+        except ValueError:
+            self._plan = None
+        if self._plan is None:
+            self._show("#plan", event.error or "This cannot be planned.")
+            return
+        lines, total = [f"Reads {size_text(self._plan['source_bytes'])} once and writes:", ""], 0
+        for file in self._plan["files"]:
+            total += file["size_bytes"]
+            lines.append(f"  {Path(file['path']).name}")
+            lines.append(f"    {size_text(file['size_bytes'])}, {file['bits_per_weight']:.2f} bits per weight")
+            lines += [f"    {text}" for text in file["notes"]]
+        folder = Path(self._plan["files"][0]["path"]).parent
+        near = next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))
+        lines += ["", f"{size_text(total)} in all; {size_text(shutil.disk_usage(near).free)} are free there."]
+        lines += ["", "Ctrl+S starts."]
+        self._show("#plan", "\n".join(lines))
+
+    # ---- the work -----------------------------------------------------------------------------
+
+    def action_start(self) -> None:
+        """Make the files."""
+        if self._working:
+            return
+        if self._plan is None:
+            self.notify("There is no plan yet: see on the right what is missing.", severity="warning")
+            return
+        self._made = [Path(file["path"]) for file in self._plan["files"]]
+        existing = [path.name for path in self._made if path.exists()]
+        self._show("#result", f"Replaces {', '.join(existing)} when done." if existing else "")
+        self._made[0].parent.mkdir(parents=True, exist_ok=True)
+        self._working = ChildJob(self._arguments(), self.post_message)
+        self._show("#progress", "starting …")
+
+    def on_job_told(self, message: JobTold) -> None:
+        """Show the progress."""
+        if message.job is not self._working:
+            return
+        event = message.event
+        if isinstance(event, Started):
+            self._stage, self._done, self._began = event, 0, monotonic()
+        elif isinstance(event, Advanced):
+            self._done += event.amount
+        elif isinstance(event, Noted):
+            self.notify(event.text, severity="warning" if event.level == "warning" else "information")
+        self._show("#progress", self._progress_text())
+
+    def _progress_text(self) -> str:
+        stage, seconds = self._stage, monotonic() - self._began
+        if not stage.total:
+            return f"{stage.what} …"
+        share = min(1.0, self._done / stage.total)
+        filled = round(30 * share)
+        text = f"{stage.what}\n{'━' * filled}{'─' * (30 - filled)} {share:.0%}"
+        if self._done and seconds > 1:
+            rate = self._done / seconds
+            amount = f"{size_text(int(rate))}/s" if stage.unit == "bytes" else f"{rate:,.0f} {stage.unit}/s"
+            text += f"  {amount}  {time_text((stage.total - self._done) / rate)} left"
+        return f"{text}\nEsc stops; nothing half is left."
+
+    def on_job_ended(self, event: JobEnded) -> None:
+        """Show the plan, or what came of the work."""
+        if event.job is self._planning:
+            self._planning = None
+            self._show_plan(event)
+        elif event.job is self._working:
+            self._working = None
+            self._show("#progress", "")
+            if event.code == 0:
+                names = "\n".join(f"  {path}" for path in self._made)
+                self._show(
+                    "#result", f"Made:\n{names}\n\nCtrl+T chats with the first. It is in the list of models (F3)."
+                )
+            else:
+                self._made = []
+                self._show("#result", event.error or "Stopped. Nothing was written.")
+        self.refresh_bindings()
+
+    def action_chat(self) -> None:
+        """Chat with the first file that was made."""
+        if self._made and not self._working and self._made[0].is_file():
+            self.dismiss(str(self._made[0]))
+        else:
+            self.notify("There is no file yet.")
+
+    def action_back(self) -> None:
+        """Stop the work, or go back to the chat."""
+        if self._working:
+            self._show("#progress", "stopping …")
+            self._working.stop()
+        else:
+            self.dismiss(None)
+
+    def action_help(self) -> None:
+        """Say what this is for."""
+        from localknobs.tui.screens.info import Info
+
+        text = (
+            "A model as it is trained has 16 or 32 bits a weight. Here it becomes smaller files that load faster and "
+            "fit less memory.\n\n- **Source:** a Hugging Face folder (config.json, safetensors, tokenizer), or a float "
+            "GGUF.\n- **Adapters:** LoRA folders that are merged on the way, each with how strongly it acts.\n- "
+            "**Types:** fewer bits are smaller and worse; Q4_K_M is where most people begin.\n\nNothing is written "
+            "until Ctrl+S, and a stopped or failed run leaves the old file or none."
+        )
+        self.app.push_screen(Info("Forge", text))
+
+    def _show(self, place: str, text: str) -> None:
+        self.query_one(place, Static).update(printable(text))
