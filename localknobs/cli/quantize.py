@@ -179,7 +179,11 @@ def _show_plan(plan: QuantizePlan, as_json: bool) -> None:
                 for tensor in file.tensors
             ]  # fmt: skip
             files.append({**_file_summary(plan, at), "tensors": tensors})
-        print_json({"source": plan.config.source, "source_bytes": plan.source_bytes, "files": files})
+        from localknobs.convert.quant_speed import estimated_seconds
+
+        seconds = round(estimated_seconds(plan), 1)
+        plan_facts = {"source": plan.config.source, "source_bytes": plan.source_bytes, "estimated_seconds": seconds}
+        print_json({**plan_facts, "files": files})
         return
     for at, file in enumerate(plan.files):
         summary = _file_summary(plan, at)

@@ -164,6 +164,8 @@ class ForgeScreen(Screen[str | None]):
         folder = Path(self._plan["files"][0]["path"]).parent
         near = next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))
         lines += ["", f"{size_text(total)} in all; {size_text(shutil.disk_usage(near).free)} are free there."]
+        if seconds := self._plan.get("estimated_seconds"):
+            lines.append(f"About {time_text(max(1.0, seconds))} on this machine, when it has nothing else to do.")
         lines += ["", "Ctrl+S starts."]
         self._show("#plan", "\n".join(lines))
 
@@ -219,9 +221,7 @@ class ForgeScreen(Screen[str | None]):
             self._show("#progress", "")
             if event.code == 0:
                 names = "\n".join(f"  {path}" for path in self._made)
-                self._show(
-                    "#result", f"Made:\n{names}\n\nCtrl+T chats with the first. It is in the list of models (F3)."
-                )
+                self._show("#result", f"Made:\n{names}\n\nCtrl+T chats with the first of them.")
             else:
                 self._made = []
                 self._show("#result", event.error or "Stopped. Nothing was written.")
