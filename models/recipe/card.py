@@ -51,26 +51,37 @@ def examples(answers: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def picture(log: list[dict[str, float]], out: Path) -> None:
-    """Draw the loss of the answers and the share of right answers on kept wordings against the tokens seen."""
+def read_log(file: Path) -> list[dict[str, float]]:
+    """Return the entries of a training log."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def kept_steps(log: list[dict[str, float]]) -> int:
+    """Return how many steps a stage had."""
+    return int(max(entry["step"] for entry in log))
+
+
+def picture(logs: list[list[dict[str, float]]], out: Path) -> None:
+    """Draw the loss of the answers of both stages, and the share of right answers on the wordings kept back in the first."""
     from matplotlib import pyplot
 
-    losses = [entry for entry in log if "answer_loss" in entry]
-    tokens_at = {entry["step"]: entry["tokens"] for entry in losses}
-    scores = [
-        (tokens_at[max(step for step in tokens_at if step <= entry["step"])], entry["development"])
-        for entry in log
-        if "development" in entry
-    ]
     figure, left = pyplot.subplots(figsize=(8, 4), dpi=120)
-    left.plot([entry["tokens"] / 1e6 for entry in losses], [entry["answer_loss"] for entry in losses], color="tab:blue")
+    before = 0.0
+    for number, log in enumerate(logs):
+        losses = [entry for entry in log if "answer_loss" in entry]
+        left.plot([before + entry["tokens"] / 1e6 for entry in losses], [entry["answer_loss"] for entry in losses], color="tab:blue")
+        before += losses[-1]["tokens"] / 1e6
+        if number == 0:
+            left.axvline(before, color="grey", linestyle=":")
     left.set_yscale("log")
-    left.set_xlabel("million tokens seen")
+    left.set_xlabel("million tokens seen (dotted: the second stage begins)")
     left.set_ylabel("loss on the answers (nats a token)", color="tab:blue")
     left.grid(alpha=0.3)
+    tokens_at = {entry["step"]: entry["tokens"] for entry in logs[0] if "answer_loss" in entry}
+    scores = [(tokens_at[max(step for step in tokens_at if step <= entry["step"])], entry["development"]) for entry in logs[0] if "development" in entry]
     right = left.twinx()
     right.plot([tokens / 1e6 for tokens, _ in scores], [100 * score for _, score in scores], "o-", color="tab:orange")
-    right.set_ylabel("right answers on kept wordings (%)", color="tab:orange")
+    right.set_ylabel("right answers on wordings kept back (%)", color="tab:orange")
     right.set_ylim(0, 100)
     figure.tight_layout()
     figure.savefig(out)
@@ -79,13 +90,14 @@ def picture(log: list[dict[str, float]], out: Path) -> None:
 def main() -> None:
     """Write `models/README.md` and `models/loss.png`."""
     answers = json.loads((MODELS / "evaluation.json").read_text(encoding="utf-8"))
-    log = [json.loads(line) for line in (MODELS / "checkpoint" / "training_log.jsonl").read_text(encoding="utf-8").splitlines()]
+    logs = [read_log(MODELS / "checkpoint" / name) for name in ("first_stage_log.jsonl", "training_log.jsonl")]
     config = json.loads((MODELS / "checkpoint" / "config.json").read_text(encoding="utf-8"))
     parameters = sum(weight.size for weight in load_file(MODELS / "checkpoint" / "model.safetensors").values())
-    last = [entry for entry in log if "answer_loss" in entry][-1]
+    first, last = ([entry for entry in log if "answer_loss" in entry][-1] for log in logs)
+    kept = [entry for entry in logs[0] if "development" in entry][-1]["development"]
     size = (MODELS / "built-in.gguf").stat().st_size
     right = sum(bool(answer["right"]) for answer in answers)
-    picture(log, MODELS / "loss.png")
+    picture(logs, MODELS / "loss.png")
     (MODELS / "README.md").write_text(
         f"""\
 # The built-in model
@@ -121,21 +133,24 @@ Every question and answer is in `evaluation.json`. One of each kind, the first i
 
 ![Loss and right answers during training](loss.png)
 
-{last["step"]:,} steps, {last["tokens"] / 1e6:.1f} million tokens, {last["minutes"]:.0f} minutes on one core of a shared server processor.
-The text comes from `recipe/corpus.py`, which words the topics of `corpus/` in many ways; Muon for the matrices, AdamW for
+Two stages on one core of a shared server processor: {kept_steps(logs[0]):,} steps, {first["tokens"] / 1e6:.1f} million tokens, {first["minutes"]:.0f} minutes; then
+{kept_steps(logs[1]):,} steps, {last["tokens"] / 1e6:.1f} million tokens, {last["minutes"]:.0f} minutes at a lower rate. In the first stage one wording of each topic was kept
+back; at its end {kept:.1%} of those were answered right (many are short, such as "see you" or "stop writing"). The second stage trains
+on these wordings too, so that score says nothing after it; the wordings of the table above are in neither. The text comes from `recipe/corpus.py`, which words the topics of `corpus/` in many ways; Muon for the matrices, AdamW for
 the rest, a cosine schedule, and an exponential mean of the weights at the end.
 
 Make it again, from the repository's folder (torch, transformers and matplotlib come with the extra `train`):
 
     make setup
     .venv/bin/pip install -c constraints.txt -e '.[train]'
-    .venv/bin/python models/recipe/train.py --out models/checkpoint --steps {last["step"]}
+    .venv/bin/python models/recipe/train.py --out models/run/first --steps {kept_steps(logs[0])}
+    .venv/bin/python models/recipe/train.py --start models/run/first --out models/checkpoint --rate 0.3 --steps {kept_steps(logs[1])} --conversations 70000 --seed 40
     .venv/bin/python models/recipe/export.py models/checkpoint models/built-in.gguf
     .venv/bin/python models/recipe/evaluate.py models/built-in.gguf --out models/evaluation.json
     .venv/bin/python models/recipe/card.py
 
 The same seed gives the same corpus, tokenizer and order of the batches. The weights differ in their last digits from
-one processor to another; and the shipped run was scheduled by the clock (`--minutes 88`), so that its learning rates
+one processor to another; and the first stage was scheduled by the clock (`--minutes 88`), so that its learning rates
 followed the load of the machine.
 
 ## Its limits

@@ -12,6 +12,7 @@ import json
 import math
 import random
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -107,6 +108,8 @@ def main() -> None:
         for optimizer, content in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(content)
         step, spent = saved["step"], saved["spent"]
+    if options.start:
+        shutil.copy(options.start / "training_log.jsonl", options.out / "first_stage_log.jsonl")
     log = (options.out / "training_log.jsonl").open("a" if options.resume else "w", encoding="utf-8")
     began, saved_at, seen = time.monotonic() - spent, time.monotonic(), 0
     running = None
