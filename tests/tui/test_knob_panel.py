@@ -13,6 +13,7 @@ from localknobs.tui.widgets import knob_row
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import LABEL_WIDTH, KnobRow
+from localknobs.tui.widgets.message_view import inline_mark
 
 
 def row(screen, name) -> KnobRow:
@@ -249,3 +250,18 @@ async def test_no_key_of_an_action_is_taken_by_the_message_box(opened):
     async with opened() as (_pilot, screen):
         taken = {key for key, bindings in screen.query_one(Composer)._bindings}
         assert not taken & {action.key for action in ACTIONS}
+
+
+@pytest.mark.parametrize(
+    ("before", "mark"),
+    [
+        ("words", "`◆ temperature 0.2`"),
+        ("**", "`◆ temperature 0.2`"),
+        ("text\n-", " `◆ temperature 0.2`"),
+        ("1.", " `◆ temperature 0.2`"),
+        ("```python\nx =", " ◆ temperature 0.2 "),
+        ("```\nx\n```\n", "`◆ temperature 0.2`"),
+    ],
+)
+def test_a_mark_leaves_the_markdown_around_it_whole(before, mark):
+    assert inline_mark(before, {"temp": 0.2}) == mark

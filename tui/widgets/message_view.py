@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from localknobs.knobs import KNOBS
 from localknobs.terminal_text import printable
 
 NAMES = {"user": "You", "assistant": "Model", "system": "System"}
+_OPENS_BLOCK = re.compile(r"(?:^|\n)[ \t]*(?:[-*+]|\d+[.)]|#{1,6}|>)$")
 REASONS = {
     "stopped": "stopped",
     "length": "stopped at the token limit (max tokens); c continues",
@@ -52,8 +54,10 @@ def inline_mark(before: str, changes: Mapping[str, Any]) -> str:
     """Return one mark as Markdown; inside a code block it is written plainly."""
     shown = "◆ " + mark_text(changes).replace("`", "'").replace("\n", " ")
     in_code = sum(line.lstrip().startswith("```") for line in before.split("\n")) % 2 == 1
-    # No spaces outside: "** `" would end the emphasis that begins here.
-    return f" {shown} " if in_code else f"`{shown}`"
+    if in_code:
+        return f" {shown} "
+    # A space outside would end emphasis that begins here ("** `"), but behind a list's dash one is needed.
+    return f" `{shown}`" if _OPENS_BLOCK.search(before) else f"`{shown}`"
 
 
 class MessageView(Vertical, can_focus=True):

@@ -34,7 +34,8 @@ class StatusLine(Widget):
     def render(self) -> Text:
         """Draw the line, what goes on at the left and the numbers at the right."""
         theme = self.app.theme_variables
-        left = Text(self.trouble, theme["error"]) if self.trouble else Text(self.activity, theme["accent"])
+        left = Text()
+        left.append(self.trouble or self.activity, theme["error" if self.trouble else "accent"])
         for numbers in self._numbers():
             if left.cell_len + 2 + numbers.cell_len <= self.size.width:
                 break
