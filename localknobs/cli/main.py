@@ -16,6 +16,7 @@ VERBS = {
     "convert": "make a GGUF file of a Hugging Face model, with adapters if wanted",
     "merge": "put adapters into their base model, which becomes a model of its own",
     "quantize": "make a smaller file of a model, or several in one pass",
+    "verify": "prove that a GGUF file is the model of its checkpoint",
     "imatrix": "measure which weights matter, for better small files",
     "knobs": "list every knob, or explain one knob or lever",
     "doctor": "say what this machine and this build can do, and how to mend what is missing",
