@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from localknobs.convert.token_proof import own_encoder
 from localknobs.engine import protocol
 from localknobs.errors import BadFile
 
@@ -49,8 +50,13 @@ def _described(tokenizer: Any, config: Any, generation: Any, order: dict[str, An
         if template and at % 2:
             tokens = _render(tokenizer, [{"role": "user", "content": prompt}]).get("tokens", tokens)
         inputs.append(tokens[: order["most_tokens"]])
+    file = Path(order["source"]) / "tokenizer.json"
+    encode = own_encoder(file)[0] if file.is_file() else None
     return {
         "tokens": [_tokens(tokenizer, text) for text in order["texts"]],
+        # transformers has classes that cut by rules of their own, whatever the file of the checkpoint says.
+        "own_tokens": [encode(text) for text in order["texts"]] if encode else [],
+        "tokenizer_class": type(tokenizer).__name__,
         "special_text": special_text,
         "special_tokens": _tokens(tokenizer, special_text) if special_text else [],
         "has_template": template,
@@ -70,7 +76,9 @@ def _run(order: dict[str, Any], say: Any) -> None:
     source, own = order["source"], {"trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **own)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation="eager", **own)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="eager", **own
+        )
     except Exception as error:  # the library raises all kinds
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__

@@ -213,8 +213,8 @@ def _compare(plan: VerifyPlan, expected: Mapping[str, Any], folder: Path) -> Job
         texts = [*((text, False) for text in (*SAMPLE, *PROMPTS)), *special]
         worker.send({"texts": [*texts, *((text, True) for text in rendered)]})
         found = yield from _next(worker)
-        tokens = check_tokens(texts, [*expected["tokens"], *([expected["special_tokens"]] if special else [])], found)
         notes: list[str] = []
+        tokens = check_tokens(texts, expected, found, notes)
         edges = check_edges(expected, file, rendered, found["tokens"][len(texts) :], notes)
         logits, distance = yield from _logits(plan, expected["inputs"], file["width"], worker, folder, notes)
     finally:

@@ -39,19 +39,34 @@ class Check:
     found: str
 
 
-def check_tokens(texts: Sequence[tuple[str, bool]], expected: Sequence[list[int]], found: Mapping[str, Any]) -> Check:
+def check_tokens(
+    texts: Sequence[tuple[str, bool]], expected: Mapping[str, Any], found: Mapping[str, Any], notes: list[str]
+) -> Check:
     """Compare the tokens of texts; the first difference is shown.
+
+    The file may agree with transformers or with the checkpoint's `tokenizer.json`: where these two differ, which some
+    classes of transformers make them do, either is the model's.
 
     Args:
         texts: What was read, and whether special tokens in it count.
-        expected: The checkpoint's tokens.
+        expected: Of the checkpoint; if there is one text more than its tokens, it is that with special tokens.
         found: The file's `tokens`, perhaps of further texts too, and `spellings` of them.
+        notes: Gets such a difference.
     """
-    differing = [at for at in range(len(texts)) if found["tokens"][at] != expected[at]]
+    special = [expected["special_tokens"]] if len(texts) > len(expected["tokens"]) else []
+    wanted = [*expected["tokens"], *special]
+    own = [*expected["own_tokens"], *special] if expected["own_tokens"] else wanted
+    differing = [at for at in range(len(texts)) if found["tokens"][at] != wanted[at]]
+    if differing and all(found["tokens"][at] == own[at] for at in range(len(texts))):
+        notes.append(
+            f"{expected['tokenizer_class']} of transformers reads {len(differing)} of {len(texts)} texts differently "
+            "than the checkpoint's tokenizer.json, with which the file agrees."
+        )
+        differing = []
     if not differing:
-        return Check("tokens", True, f"{len(texts)} texts, {sum(map(len, expected)):,} tokens: all the same")
+        return Check("tokens", True, f"{len(texts)} texts, {sum(map(len, wanted)):,} tokens: all the same")
     at = differing[0]
-    shown = _difference(expected[at], found["tokens"][at], found["spellings"])
+    shown = _difference(wanted[at], found["tokens"][at], found["spellings"])
     return Check(
         "tokens", False, f"{len(differing)} of {len(texts)} texts differ, first {texts[at][0][:30]!r}: {shown}"
     )
@@ -147,6 +162,9 @@ def check_edges(
             continue
         prompt = tokens if begin < 0 or tokens[:1] == [begin] else [begin, *tokens]  # as the engine does
         ours, wanted = _leading(prompt, mark), _leading(theirs["tokens"], expected["begin"])
+        if ours == 1 and wanted == 0 and adds:
+            notes.append("llama.cpp begins chats with the begin token; the checkpoint begins plain text with it only.")
+            break
         if ours != wanted:
             wrong.append(f"a chat begins with {ours} begin tokens, should be {wanted}")
             break

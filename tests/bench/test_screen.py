@@ -72,7 +72,7 @@ def with_screen(model: Path, home: Path) -> tuple[float, list[float]]:
     """Return the tokens a second of an answer on the screen, and the delays of the keys pressed during it."""
     screen, phase, delays = Screen(model), random.Random(1), []
     try:
-        screen.read_until("0/4,096")
+        screen.read_until("0/32,768")
         screen.press("tell me")
         screen.drain(0.2)
         screen.press("\r")
@@ -106,7 +106,7 @@ def without_screen(model: Path, seconds: float) -> float:
 def test_keys_and_speed_while_an_answer_streams(tmp_path, home, capsys):
     model = write_random_model(
         tmp_path / "random-31m.gguf", layers=8, width=512, heads=8, kv_heads=4, feed_forward=1408,
-        fillers=8000, context=4096, kind="Q8_0",
+        fillers=8000, context=32_768, kind="Q8_0",
     )  # fmt: skip
     delays: list[float] = []
     ratios = []
