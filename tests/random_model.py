@@ -79,7 +79,7 @@ def _finish(writer: gguf.GGUFWriter) -> None:
 def write_random_model(
     path: Path, *, layers: int = 2, width: int = 64, heads: int = 4, kv_heads: int = 2, feed_forward: int = 128,
     context: int = 512, fillers: int | Sequence[str] = (), added: Sequence[str] = (), template: str | None = TEMPLATE,
-    kind: str = "F32", seed: int = 0, keys: Mapping[str, Any] | None = None,
+    kind: str = "F32", seed: int = 0, keys: Mapping[str, Any] | None = None, never_ends: bool = False,
 ) -> Path:  # fmt: skip
     """Write a model of random weights; return its path.
 
@@ -92,6 +92,7 @@ def write_random_model(
         kind: Type of the matrices: F32, F16 or Q8_0.
         seed: Of the weights.
         keys: More header keys.
+        never_ends: Whether an end token is never likely enough to be drawn.
     """
     if isinstance(fillers, int):
         fillers = [f"\u2581w{at}" for at in range(fillers)]
@@ -106,6 +107,8 @@ def write_random_model(
     def matrix(name: str, rows: int, columns: int, scale: float | None = None) -> None:
         data = random.standard_normal((rows, columns), np.float32)
         data *= scale or columns**-0.5
+        if name == "output.weight" and never_ends:
+            data[: len(MARKERS)] = 0  # a score of 0 is far below the best of thousands of random ones
         if kind == "F32":
             writer.add_tensor(name, data)
         else:

@@ -106,7 +106,7 @@ def without_screen(model: Path, seconds: float) -> float:
 def test_keys_and_speed_while_an_answer_streams(tmp_path, home, capsys):
     model = write_random_model(
         tmp_path / "random-31m.gguf", layers=8, width=512, heads=8, kv_heads=4, feed_forward=1408,
-        fillers=8000, context=32_768, kind="Q8_0",
+        fillers=8000, context=32_768, kind="Q8_0", never_ends=True,
     )  # fmt: skip
     delays: list[float] = []
     ratios = []

@@ -28,7 +28,7 @@ def slow_model(tmp_path: Path) -> Path:
     """A model that writes for many seconds, so that something can happen meanwhile."""
     return write_random_model(
         tmp_path / "slow.gguf", layers=6, width=512, heads=8, kv_heads=4, feed_forward=1408,
-        fillers=4000, context=4096, kind="Q8_0",
+        fillers=4000, context=4096, kind="Q8_0", never_ends=True,
     )  # fmt: skip
 
 
