@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, process_time
 
 from textual.message import Message
 
@@ -25,8 +25,10 @@ from localknobs.engine.client import Engine
 from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value
 
-PAUSE_S = 0.09
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.09, 0.5
 """Time between two looks at a growing answer: eyes follow no more, and every redraw takes time from the engine."""
+SCREEN_SHARE = 0.1
+"""Share of a processor core that the screen may take while an answer is written; beyond, it looks less often."""
 
 Piece = str | SamplerChanged | Noted
 """What an answer brings, in order: text, a change of knobs, a note."""
@@ -127,6 +129,23 @@ class AnswerEnded(Message):
     answer: Answer
     finished: Finished | None = None
     error: LocalknobsError | None = None
+
+
+class Pace:
+    """How often to look at a growing answer: often while that is cheap, less where drawing takes too much time."""
+
+    def __init__(self) -> None:
+        self.pause_s = SHORTEST_PAUSE_S
+        self._wall, self._processor = monotonic(), process_time()
+
+    def next_pause_s(self) -> float:
+        """Return the time until the next look, from what the screen took since the last one."""
+        wall, processor = monotonic(), process_time()
+        share = (processor - self._processor) / max(wall - self._wall, 1e-3)
+        self._wall, self._processor = wall, processor
+        wanted = self.pause_s * (1.25 if share > SCREEN_SHARE else 0.8)
+        self.pause_s = min(LONGEST_PAUSE_S, max(SHORTEST_PAUSE_S, wanted))
+        return self.pause_s
 
 
 class LoadDropped(Exception):

@@ -104,9 +104,11 @@ def without_screen(model: Path, seconds: float) -> float:
 
 
 def test_keys_and_speed_while_an_answer_streams(tmp_path, home, capsys):
+    # Every sixtieth word ends a paragraph, as in what people read.
+    words = [f"\u2581word{at}" + (".\n\n" if at % 60 == 0 else "") for at in range(8000)]
     model = write_random_model(
         tmp_path / "random-31m.gguf", layers=8, width=512, heads=8, kv_heads=4, feed_forward=1408,
-        fillers=8000, context=32_768, kind="Q8_0", never_ends=True,
+        fillers=words, context=32_768, kind="Q8_0", never_ends=True,
     )  # fmt: skip
     delays: list[float] = []
     ratios = []

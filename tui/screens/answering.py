@@ -16,7 +16,7 @@ from localknobs.engine import Noted, SamplerChanged
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
 from localknobs.knobs import Value
 from localknobs.sampler_state import SamplerState
-from localknobs.tui.bridge import PAUSE_S, Answer, AnswerEnded, AnswerGrew, Bridge, PromptProgressed, as_ours
+from localknobs.tui.bridge import Answer, AnswerEnded, AnswerGrew, Bridge, Pace, PromptProgressed, as_ours
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.widgets.status_line import StatusLine
 from localknobs.tui.widgets.transcript import Transcript
@@ -71,6 +71,7 @@ class AnsweringScreen(Screen[None]):
         self._ended.set()
         self._waiting: Callable[[], None] | None = None  # what is to be done once the model is there
         self._told: set[str] = set()
+        self._pace = Pace()
 
     @property
     def transcript(self) -> Transcript:
@@ -100,6 +101,7 @@ class AnsweringScreen(Screen[None]):
             self.status.activity = "waiting for the model …"
             return
         self._waiting = None
+        self._pace = Pace()
         answer = self.answer = Answer(self.conversation, self.model_name, continued)
         self._ended.clear()
         self.status.trouble = ""
@@ -132,7 +134,7 @@ class AnsweringScreen(Screen[None]):
             return  # the screen is being closed
         answer = event.answer
         if await self._take(answer):
-            self.set_timer(PAUSE_S, partial(self.post_message, AnswerGrew(answer)))
+            self.set_timer(self._pace.next_pause_s(), partial(self.post_message, AnswerGrew(answer)))
 
     async def _take(self, answer: Answer) -> bool:
         """Save and show what came of an answer; return whether there was anything."""
