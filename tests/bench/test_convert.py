@@ -15,7 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
-from test_quantize import PROGRAM, run, write_checkpoint
+from test_quantize_speed import PROGRAM, run, write_checkpoint
 
 pytestmark = pytest.mark.bench
 ROUNDS = 5
