@@ -27,7 +27,7 @@ from localknobs.knobs import Value
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.09, 0.5
 """Time between two looks at a growing answer: eyes follow no more, and every redraw takes time from the engine."""
-SCREEN_SHARE = 0.1
+SCREEN_SHARE = 0.05
 """Share of a processor core that the screen may take while an answer is written; beyond, it looks less often."""
 
 Piece = str | SamplerChanged | Noted
