@@ -18,6 +18,7 @@ import numpy as np
 from localknobs.convert.token_proof import own_encoder
 from localknobs.engine import protocol
 from localknobs.errors import BadFile
+from localknobs.jobs import DISK_FULL
 
 MOST_SPECIAL = 8
 """How many control tokens are compared within a text."""
@@ -122,7 +123,7 @@ def serve(run: Any) -> None:
     except BrokenPipeError:
         pass  # the parent is gone
     except OSError as error:
-        if error.errno not in (28, 27, 122):  # ENOSPC, EFBIG, EDQUOT
+        if error.errno not in DISK_FULL:
             raise
         write(protocol.error_line(NotEnough("The disk is full: logits could not be written", "Set TMPDIR to another.")))
     except BaseException:

@@ -8,6 +8,7 @@ yields at least every tensor, batch or few megabytes. Nothing in a job prints, d
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -106,8 +107,13 @@ def event_from_mapping(fields: dict[str, Any]) -> JobEvent:
     return made
 
 
+EVENTS_VARIABLE = "LOCALKNOBS_JOB_EVENTS"
+"""Environment variable with which a program asks a verb that it starts for event lines instead of a bar."""
+
 # ---- files ------------------------------------------------------------------------------------
 
+DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""What a system answers when a file cannot grow any more."""
 PARTIAL = ".partial"
 _PARTIAL_NAME = re.compile(r"\.(.+)\.(\d+)\.partial$")
 
@@ -163,7 +169,7 @@ def _full_disk_named(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (28, 27, 122):  # ENOSPC, EFBIG, EDQUOT
+        if error.errno in DISK_FULL:
             raise NotEnough(
                 f"The disk is full: {target} could not be written", "Free some space, or write elsewhere with -o."
             ) from None

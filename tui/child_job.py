@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-from localknobs.jobs import JobEvent, event_from_mapping
+from localknobs.jobs import EVENTS_VARIABLE, JobEvent, event_from_mapping
 
 STOP_WAIT_S = 10.0
 """How long a stopped job may clean up before it is killed."""
@@ -63,7 +63,7 @@ class ChildJob:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env={**os.environ, "LOCALKNOBS_JOB_EVENTS": "1"},
+            env={**os.environ, EVENTS_VARIABLE: "1"},
             start_new_session=True,  # a Ctrl+C in the terminal is not for it
         )
         threading.Thread(target=self._read, daemon=True).start()

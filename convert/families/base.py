@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
 from localknobs.convert import ggml
 from localknobs.convert.checkpoint import WeightSource
 from localknobs.convert.metadata import Sheet
@@ -324,8 +322,3 @@ def upper_half(array: Array) -> Array:
 def lower_half(array: Array) -> Array:
     """Return the second half of the rows of each matrix."""
     return array[..., array.shape[-2] // 2 :, :]
-
-
-def as_floats(values: Any) -> Floats:
-    """Return numbers as float32."""
-    return np.asarray(values, np.float32)

@@ -19,11 +19,20 @@ from typing import Any
 
 from localknobs.cli.output import clear_progress, note, show_progress
 from localknobs.errors import Stopped
-from localknobs.jobs import Advanced, Job, JobEvent, Measured, Noted, Result, Started, drain, event_as_mapping
+from localknobs.jobs import (
+    EVENTS_VARIABLE,
+    Advanced,
+    Job,
+    JobEvent,
+    Measured,
+    Noted,
+    Result,
+    Started,
+    drain,
+    event_as_mapping,
+)
 from localknobs.units import size_text, time_text
 
-EVENTS_VARIABLE = "LOCALKNOBS_JOB_EVENTS"
-"""Environment variable with which another program asks for event lines instead of a bar."""
 REDRAW_S = 0.1
 """Time between two drawings of the bar: more often than people can read costs the job its time."""
 PLAIN_LINE_S = 10.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ from textual.timer import Timer
 from textual.widgets import Footer, Input, SelectionList, Static
 from textual.widgets.selection_list import Selection
 
+from localknobs.hardware import free_disk_bytes
 from localknobs.jobs import Advanced, Noted, Started
 from localknobs.library import BUILT_IN
 from localknobs.paths import models_folder
@@ -162,8 +162,7 @@ class ForgeScreen(Screen[str | None]):
             lines.append(f"    {size_text(file['size_bytes'])}, {file['bits_per_weight']:.2f} bits per weight")
             lines += [f"    {text}" for text in file["notes"]]
         folder = Path(self._plan["files"][0]["path"]).parent
-        near = next((place for place in (folder, *folder.parents) if place.is_dir()), Path("/"))
-        lines += ["", f"{size_text(total)} in all; {size_text(shutil.disk_usage(near).free)} are free there."]
+        lines += ["", f"{size_text(total)} in all; {size_text(free_disk_bytes(folder))} are free there."]
         if seconds := self._plan.get("estimated_seconds"):
             lines.append(f"About {time_text(max(1.0, seconds))} on this machine, when it has nothing else to do.")
         lines += ["", "Ctrl+S starts."]
