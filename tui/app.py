@@ -11,6 +11,7 @@ from textual.screen import Screen
 from localknobs import preferences
 from localknobs.errors import LocalknobsError
 from localknobs.terminal_text import printable
+from localknobs.tui.actions import palette_commands
 from localknobs.tui.screens.chat import ChatScreen
 
 
@@ -37,9 +38,8 @@ class LocalknobsApp(App[None]):
         return ChatScreen(self._model)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Offer every action of the chat, then Textual's own."""
-        if isinstance(screen, ChatScreen):
-            yield from screen.palette_commands()
+        """Offer every action of the screen, then Textual's own."""
+        yield from palette_commands(screen, getattr(screen, "ACTIONS", ()))
         yield from super().get_system_commands(screen)
 
     def notify(self, message: str, **options: Any) -> None:

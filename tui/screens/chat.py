@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from textual import events
-from textual.app import ComposeResult, SystemCommand
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
@@ -16,6 +15,7 @@ from localknobs.conversations import Node
 from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value, defaults
 from localknobs.library import BUILT_IN
+from localknobs.tui.actions import Action, bindings, key_help
 from localknobs.tui.screens.dialogs import Dialogs
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
@@ -28,16 +28,6 @@ PANEL_NEEDS = 100
 """Columns from which the panel of knobs is open at the start."""
 CHANGE_PAUSE_S = 0.06
 """A dragged slider sends its value to the answer being written at most this often; the last one is always sent."""
-
-
-class Action(NamedTuple):
-    """One row of the table that keys, footer, palette and help are made from."""
-
-    key: str
-    name: str
-    label: str
-    help: str
-    in_footer: bool = True
 
 
 ACTIONS: tuple[Action, ...] = (
@@ -96,9 +86,10 @@ class ChatScreen(Dialogs):
         model: Name or path of the model to begin with.
     """
 
+    ACTIONS: ClassVar[tuple[Action, ...]] = ACTIONS
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (PANEL_NEEDS, "-wide")]
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(row.key, row.name, row.label, show=row.in_footer, tooltip=row.help) for row in ACTIONS),
+        *bindings(ACTIONS),
         Binding("tab", "zone(1)", "Next part", show=False),
         Binding("shift+tab", "zone(-1)", "Previous part", show=False),
         Binding("question_mark", "help", "Help", show=False),
@@ -320,19 +311,9 @@ class ChatScreen(Dialogs):
 
     def key_sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Return the help page's sections: heading, then (key, what it does) pairs."""
-        everywhere = [(self.app.get_key_display(Binding(row.key, row.name)), row.help) for row in ACTIONS]
         return [
-            ("Everywhere", [*everywhere, *MORE_KEYS["everywhere"]]),
+            ("Everywhere", [*key_help(self, ACTIONS), *MORE_KEYS["everywhere"]]),
             ("In the message box", MORE_KEYS["composer"]),
             ("On a knob", MORE_KEYS["knob"]),
             ("On a message (↑ in an empty message box, or Tab)", MORE_KEYS["message"]),
         ]
-
-    def palette_commands(self) -> Iterator[SystemCommand]:
-        """Yield every action of the table for the command palette."""
-        for row in ACTIONS:
-            if self.check_action(row.name, ()):
-                keys = self.app.get_key_display(Binding(row.key, row.name))
-                yield SystemCommand(
-                    row.label, f"{row.help}  ({keys})", lambda name=row.name: self.call_later(self.run_action, name)
-                )

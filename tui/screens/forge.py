@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.timer import Timer
@@ -20,6 +20,7 @@ from localknobs.jobs import Advanced, Noted, Started
 from localknobs.library import BUILT_IN
 from localknobs.paths import models_folder
 from localknobs.terminal_text import printable
+from localknobs.tui.actions import Action, bindings
 from localknobs.tui.child_job import ChildJob, JobEnded, JobTold
 from localknobs.units import size_text, time_text
 
@@ -61,12 +62,13 @@ class ForgeScreen(Screen[str | None]):
     }
     """
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+s", "start", "Start", priority=True),
-        Binding("ctrl+t", "chat", "Chat with it", priority=True),
-        Binding("escape", "back", "Stop / back"),
-        Binding("f1", "help", "Help"),
-    ]
+    ACTIONS: ClassVar[tuple[Action, ...]] = (
+        Action("ctrl+s", "start", "Start", "make the files of the plan"),
+        Action("ctrl+t", "chat", "Chat with it", "chat with the first file that was made"),
+        Action("escape", "back", "Stop / back", "stop the work, or go back"),
+        Action("f1", "help", "Help", "what this screen is for"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(ACTIONS, priority=True)]
 
     def __init__(self, source: str = BUILT_IN) -> None:
         super().__init__()

@@ -1,0 +1,56 @@
+"""What a screen can do, as rows of a table: the keys, the footer, the command palette and the help are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from textual.app import SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+
+
+class Action(NamedTuple):
+    """One row of the table.
+
+    Args:
+        key: Textual's name of the key.
+        name: The action method's name without `action_`.
+        label: What the footer and the palette call it.
+        help: What it does.
+        in_footer: Whether the footer shows it.
+    """
+
+    key: str
+    name: str
+    label: str
+    help: str
+    in_footer: bool = True
+
+
+def bindings(actions: Iterable[Action], *, priority: bool = False) -> list[Binding]:
+    """Return the key bindings of a table.
+
+    Args:
+        actions: The table.
+        priority: Whether the keys act before those of the focused widget.
+    """
+    return [
+        Binding(row.key, row.name, row.label, show=row.in_footer, tooltip=row.help, priority=priority)
+        for row in actions
+    ]
+
+
+def key_help(screen: Screen[Any], actions: Iterable[Action]) -> list[tuple[str, str]]:
+    """Return (key, what it does) pairs for a help page."""
+    return [(screen.app.get_key_display(Binding(row.key, row.name)), row.help) for row in actions]
+
+
+def palette_commands(screen: Screen[Any], actions: Iterable[Action]) -> Iterator[SystemCommand]:
+    """Yield the actions that are possible now, for the command palette."""
+    for row in actions:
+        if screen.check_action(row.name, ()):
+            keys = screen.app.get_key_display(Binding(row.key, row.name))
+            yield SystemCommand(
+                row.label, f"{row.help}  ({keys})", lambda name=row.name: screen.call_later(screen.run_action, name)
+            )
