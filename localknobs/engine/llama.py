@@ -1,6 +1,6 @@
 """One loaded model and its context over llama.cpp's low-level API; only the worker process imports this.
 
-Everything that touches a C pointer is here, in `sampling.py` or in `generate.py`.
+Everything that touches a C pointer is here, or in `sampling.py` and `chain.py`.
 """
 
 from __future__ import annotations

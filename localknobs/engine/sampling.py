@@ -84,20 +84,24 @@ class Sampler:
             lib.llama_sampler_chain_add(self._chain, sampler)
         self._parts, self.values = parts, merged
 
-    def next(self) -> int:
-        """Draw the next token from the logits of the last one decoded; `NOTHING_ALLOWED` at a grammar's dead end."""
+    def next(self, row: int = -1) -> int:
+        """Draw the next token; `NOTHING_ALLOWED` at a grammar's dead end.
+
+        Args:
+            row: Place, in the last batch, of the token whose logits are drawn from; -1 is the last one.
+        """
         if self._grammar:
-            token = self._next_by_grammar()
+            token = self._next_by_grammar(row)
         else:
-            token = int(lib.llama_sampler_sample(self._chain, self.model.context, -1))
+            token = int(lib.llama_sampler_sample(self._chain, self.model.context, row))
         self._history.append(token)
         return token
 
-    def _next_by_grammar(self) -> int:
+    def _next_by_grammar(self, row: int) -> int:
         # As llama.cpp does: draw freely, and only if the grammar refuses that token filter all of them.
-        token = self._apply(grammar_first=False)
+        token = self._apply(row, grammar_first=False)
         if not self._grammar_allows(token):
-            token = self._apply(grammar_first=True)
+            token = self._apply(row, grammar_first=True)
             # Accepting what it refuses would end the process (llama-grammar.cpp).
             if not self._grammar_allows(token):
                 return NOTHING_ALLOWED
@@ -105,9 +109,9 @@ class Sampler:
         lib.llama_sampler_accept(self._chain, token)
         return token
 
-    def _apply(self, *, grammar_first: bool) -> int:
+    def _apply(self, row: int, *, grammar_first: bool) -> int:
         size = self.model.vocabulary_size
-        logits = lib.llama_get_logits_ith(self.model.context, -1)
+        logits = lib.llama_get_logits_ith(self.model.context, row)
         array = np.empty(size, _TOKEN_DATA)
         array["id"], array["p"] = np.arange(size), 0.0
         array["logit"] = np.ctypeslib.as_array(logits, (size,))

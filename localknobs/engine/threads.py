@@ -8,7 +8,7 @@ every operation. So the tuner keeps measuring.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from statistics import median_low
 
 STAGES = ((2, 0.75, 1.35), (4, 0.90, 1.15), (8, 0.96, 0.96))
@@ -171,3 +171,44 @@ class ThreadTuner:
         self._due[direction] = min(LONGEST_PAUSE, patience * self._pause[direction])
         self._pause[direction] = min(LONGEST_PAUSE, 2 * patience * self._pause[direction])
         self._direction = -direction
+
+
+class AdaptiveThreads:
+    """The thread counts of one model, for one token and for many: fixed, or tuned by what is measured.
+
+    Args:
+        tuners: For one token and for many, or None for a fixed count.
+        fixed: The fixed count; not used with tuners.
+        use: Takes the counts for one token and for many, at once and whenever one changes.
+    """
+
+    MANY = 64
+    """Tokens from which on a call says how fast many are read."""
+
+    def __init__(
+        self, tuners: tuple[ThreadTuner, ThreadTuner] | None, fixed: int, use: Callable[[int, int], None]
+    ) -> None:
+        self._tuners = tuners
+        self._fixed = fixed
+        self._use = use
+        use(self.one, self.many)
+
+    @property
+    def one(self) -> int:
+        """Threads for one token."""
+        return self._tuners[0].threads if self._tuners else self._fixed
+
+    @property
+    def many(self) -> int:
+        """Threads for several tokens at once."""
+        return self._tuners[1].threads if self._tuners else self._fixed
+
+    def took_one(self, seconds: float) -> None:
+        """Take the time of one token."""
+        if self._tuners and self._tuners[0].record(seconds):
+            self._use(self.one, self.many)
+
+    def took_many(self, seconds: float, tokens: int) -> None:
+        """Take the time of a call with several tokens."""
+        if self._tuners and tokens >= self.MANY and self._tuners[1].record(seconds / tokens):
+            self._use(self.one, self.many)
