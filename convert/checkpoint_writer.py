@@ -14,9 +14,9 @@ import numpy as np
 from localknobs.convert.checkpoint import WeightSource, read_json
 from localknobs.convert.float_types import FLOAT_BYTES, ITEM_BYTES, LARGEST, Floats, from_float32
 from localknobs.convert.weight_files import TensorSpec
-from localknobs.errors import BadFile, BadValue, NotEnough
+from localknobs.errors import BadFile, BadValue
+from localknobs.hardware import check_disk_space
 from localknobs.jobs import Advanced, Job, Started
-from localknobs.units import size_text
 
 SHARD_BYTES = 5 * 10**9
 """Size at which the hub's own tools begin another file."""
@@ -106,15 +106,7 @@ def plan_checkpoint(
         shards[-1].append(tensor)
     own = tuple(folder for folder in overlay if _has_vocabulary(folder))
     plan = CheckpointPlan(source, output, tuple(map(tuple, shards)), out_type, own)
-    parent = next((folder for folder in output.absolute().parents if folder.is_dir()), Path("/"))
-    free = shutil.disk_usage(parent).free
-    if free < plan.total_bytes:
-        raise NotEnough(
-            f"{output} takes {size_text(plan.total_bytes)}, and {size_text(free)} are free there",
-            "Free some space, write elsewhere with -o, or take a smaller type with --outtype bf16.",
-            needed_bytes=plan.total_bytes,
-            available_bytes=free,
-        )
+    check_disk_space(output.parent, plan.total_bytes, output.name)
     return plan
 
 

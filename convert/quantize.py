@@ -23,10 +23,9 @@ from localknobs.convert.imatrix_file import read_imatrix
 from localknobs.convert.quant_plan import FilePlan, PlannedTensor, TypeChoice, importance_of, plan_files
 from localknobs.convert.quant_source import GgufSource, Rows, Source, SourceTensor
 from localknobs.convert.quant_types import TENSOR_TYPES
-from localknobs.errors import BadFile, BadValue, NotEnough
-from localknobs.hardware import free_disk_bytes, logical_cores
+from localknobs.errors import BadFile, BadValue
+from localknobs.hardware import check_disk_space, logical_cores
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
-from localknobs.units import size_text
 
 CHUNKS_AHEAD = 4
 """Chunks a thread may be ahead of the writing."""
@@ -260,11 +259,5 @@ def _check_room(plan: QuantizePlan) -> None:
     for (_, output), file in zip(plan.config.outputs, plan.files, strict=True):
         needed[output.parent] = needed.get(output.parent, 0) + file.size_bytes
     for folder, size in needed.items():
-        free = free_disk_bytes(folder)
-        if free and size > free:
-            raise NotEnough(
-                f"{folder} has {size_text(free)} free, and {size_text(size)} will be written",
-                "Free some space, or write elsewhere with -o.",
-                needed_bytes=size,
-                available_bytes=free,
-            )
+        names = ", ".join(output.name for _, output in plan.config.outputs if output.parent == folder)
+        check_disk_space(folder, size, names)

@@ -6,7 +6,6 @@ Families this program knows are converted here; any other goes to llama.cpp's ow
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING
 from localknobs.convert.checkpoint import WeightSource, open_checkpoint
 from localknobs.convert.gguf_header import padded
 from localknobs.convert.plan import ConversionPlan, plan_conversion, proved, reason_for_upstream
-from localknobs.errors import BadFile, BadValue, NotEnough
+from localknobs.errors import BadFile, BadValue
+from localknobs.hardware import check_disk_space
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def convert(config: ConvertConfig) -> Job[Path]:
         output = output_path(config, source.folder, plan.outtype)
         for file in {source.info(name).file for name in source.names()}:
             refuse_same_file(file, output)
-        check_space(output, plan.size_bytes)
+        check_disk_space(output.parent, plan.size_bytes, output.name)
         for note in plan.notes:
             yield Noted(note)
         # The proof waits for a process of its own most of the time: it runs while the weights are copied.
@@ -148,23 +148,6 @@ def output_path(config: ConvertConfig, folder: Path, outtype: str) -> Path:
     if output.suffix != ".gguf":
         raise BadValue(f"{output} does not end in .gguf", "Name the output with -o NAME.gguf.")
     return output
-
-
-def check_space(output: Path, size_bytes: int) -> None:
-    """Refuse a file that does not fit on the disk.
-
-    Raises:
-        NotEnough: it does not.
-    """
-    folder = next((parent for parent in output.absolute().parents if parent.is_dir()), Path("/"))
-    free = shutil.disk_usage(folder).free
-    if free < size_bytes:
-        raise NotEnough(
-            f"{output} takes {size_bytes:,} bytes, and {folder} has {free:,}",
-            "Free some space, or write elsewhere with -o.",
-            needed_bytes=size_bytes,
-            available_bytes=free,
-        )
 
 
 @contextmanager

@@ -13,6 +13,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from localknobs.errors import NotEnough
+from localknobs.units import size_text
+
 _MEMINFO = "/proc/meminfo"
 _GROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _GROUP_USES = ("/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory/memory.usage_in_bytes")
@@ -181,10 +184,35 @@ def nvidia_without_driver() -> bool:
 
 def free_disk_bytes(folder: Path) -> int:
     """Return the free space where a folder is or would be made; 0 when unknown."""
-    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    return _known_free_bytes(folder) or 0
+
+
+def _known_free_bytes(folder: Path) -> int | None:
+    there = next((place for place in (folder, *folder.absolute().parents) if place.exists()), None)
     with contextlib.suppress(OSError):
         return shutil.disk_usage(there or "/").free
-    return 0
+    return None
+
+
+def check_disk_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Refuse what does not fit on a disk, before anything is written; a disk that tells nothing is taken as large.
+
+    Args:
+        folder: Where it will be written; need not exist.
+        needed_bytes: What it takes, all files that go there together.
+        what: What will be written, as the message names it: `model.gguf`.
+
+    Raises:
+        NotEnough: it does not fit.
+    """
+    free = _known_free_bytes(folder)
+    if free is not None and needed_bytes > free:
+        raise NotEnough(
+            f"{what}: {size_text(needed_bytes)} will be written, and {folder.absolute()} has {size_text(free)} free",
+            "Free some space, or write elsewhere with -o.",
+            needed_bytes=needed_bytes,
+            available_bytes=free,
+        )
 
 
 def install_command(packages: dict[str, str]) -> str:

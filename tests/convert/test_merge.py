@@ -393,7 +393,7 @@ def test_killed_leaves_no_model_and_the_next_start_cleans_up(llama, tmp_path):
 def test_too_little_disk_is_said_before(llama, tmp_path, monkeypatch):
     adapter = save_adapter(llama, tmp_path / "adapter", **KINDS["lora"])
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    refused(llama, adapter, tmp_path, NotEnough, "takes", "are free there")
+    refused(llama, adapter, tmp_path, NotEnough, "will be written", "1,000 B free")
 
 
 # ---- the folder --------------------------------------------------------------------------------

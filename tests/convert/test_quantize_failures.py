@@ -175,9 +175,9 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(model, tmp_path):
 
 
 def test_too_little_room_is_said_before_anything_is_written(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("localknobs.convert.quantize.free_disk_bytes", lambda folder: 100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 900_000, 100_000))
     plan = plan_quantize(config(model, ("Q8_0", tmp_path / "a.gguf"), ("Q4_0", tmp_path / "b.gguf")))
-    with pytest.raises(NotEnough, match="97.7 KiB free") as raised:
+    with pytest.raises(NotEnough, match=r"a.gguf, b.gguf: .* 97.7 KiB free") as raised:
         drain(quantize(plan))
     assert raised.value.needed_bytes == sum(file.size_bytes for file in plan.files)
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 
 import numpy as np
@@ -303,9 +304,7 @@ def test_an_output_that_is_the_input(folder, tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_known_before(folder, tmp_path, monkeypatch):
-    from localknobs.convert import to_gguf
-
-    monkeypatch.setattr(to_gguf.shutil, "disk_usage", lambda path: to_gguf.shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(NotEnough) as caught:
         drain(convert(ConvertConfig(folder, tmp_path / "model.gguf", check_tokens=False)))
     assert caught.value.available_bytes == 1

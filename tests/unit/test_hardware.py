@@ -1,8 +1,11 @@
 """What the machine has: a container's limits count, and nothing breaks where the system tells nothing."""
 
+import shutil
+
 import pytest
 
 from localknobs import hardware
+from localknobs.errors import NotEnough
 
 GIB = 2**30
 
@@ -88,3 +91,21 @@ def test_compilers_are_found_on_the_path_only(tmp_path, monkeypatch):
     (tmp_path / "g++").write_text("#!/bin/sh\n")
     (tmp_path / "g++").chmod(0o755)
     assert hardware.cxx_compiler() == str(tmp_path / "g++")
+
+
+@pytest.mark.parametrize("free", [0, 5 * 2**20])
+def test_what_does_not_fit_on_a_disk_is_refused_with_both_sizes(tmp_path, monkeypatch, free):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10 * GIB, 10 * GIB - free, free))
+    hardware.check_disk_space(tmp_path, free, "a.gguf")
+    with pytest.raises(NotEnough, match=r"a\.gguf: .* will be written.* free\. Free some space") as refused:
+        hardware.check_disk_space(tmp_path / "to" / "be made", free + 1, "a.gguf")
+    assert (refused.value.needed_bytes, refused.value.available_bytes) == (free + 1, free)
+
+
+def test_a_disk_that_tells_nothing_is_no_reason_to_refuse(tmp_path, monkeypatch):
+    def broken(_):
+        raise OSError
+
+    monkeypatch.setattr(shutil, "disk_usage", broken)
+    hardware.check_disk_space(tmp_path, 2**60, "a.gguf")
+    assert hardware.free_disk_bytes(tmp_path) == 0
