@@ -1,14 +1,16 @@
 """The header reader on good, broken and hostile files: always an answer or an error of ours, never a long run."""
 
+import io
 import os
 import struct
 
 import pytest
 from gguf_files import ARRAY, BOOL, F32, TEXT, U32, U64, gguf_bytes, gguf_key, gguf_text, small_gguf
+from real_size_files import write_real_size
 
 from localknobs.errors import BadFile, LocalknobsError, NotFound, Unsupported
 from localknobs.ggml_types import FILE_TYPES, GGML_TYPES
-from localknobs.gguf_info import ArrayInfo, check_is_model, read_header, shard_paths
+from localknobs.gguf_info import ArrayInfo, check_is_model, parse_header, read_header, shard_paths
 
 
 @pytest.fixture
@@ -201,3 +203,88 @@ def test_a_missing_shard_is_named(write):
     assert [path.name for path in shard_paths(header)] == [f"m-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     with pytest.raises(BadFile, match="m-00003-of-00003"):
         check_is_model(header)
+
+
+# ---- streams, and listings -----------------------------------------------------------------------
+
+
+class Ranges(io.RawIOBase):
+    """A file far away: it returns at most 1,000 bytes a read, and counts what was fetched."""
+
+    def __init__(self, file):
+        self.file, self.fetched = file.open("rb"), 0
+
+    def seek(self, offset, whence=0):
+        return self.file.seek(offset, whence)
+
+    def read(self, size=-1):
+        piece = self.file.read(min(size, 1000))
+        self.fetched += len(piece)
+        return piece
+
+
+def plain(header):
+    kept = {key: value for key, value in header.metadata.items() if not (isinstance(value, str) and len(value) > 4096)}
+    return kept, header.tensors, header.data_start, header.key_ends
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    return write_real_size(tmp_path_factory.mktemp("large") / "m.gguf", tokens=30_000, merges=50_000)
+
+
+def test_a_header_is_read_from_any_stream_that_returns_less_than_asked(large):
+    far = parse_header(Ranges(large), large.stat().st_size, "org/repo/m.gguf")
+    here = read_header(large)
+    assert plain(far) == plain(here) and far.path.name == "m.gguf"
+    with pytest.raises(BadFile, match="org/repo/x.gguf is cut short"):
+        parse_header(io.BytesIO(large.open("rb").read(500_000)), 500_000, "org/repo/x.gguf")
+    with pytest.raises(BadFile, match="cut short"):  # the stream ends before the size it was said to have
+        parse_header(io.BytesIO(large.open("rb").read(5000)), large.stat().st_size, "x.gguf")
+
+
+def test_skimmed_it_says_the_same_and_reads_a_fraction(large):
+    whole, skimmed = read_header(large), read_header(large, skim=True)
+    assert plain(skimmed) == plain(whole) and skimmed.quant == "Q4_K_M"
+    assert whole.chat_template and not skimmed.chat_template, "long texts are left out of a listing"
+    stream = Ranges(large)
+    parse_header(stream, large.stat().st_size, large, skim=True)
+    assert stream.fetched < whole.data_start / 4
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"general.{number:07}" for number in range(6000)],  # looks like keys
+        ["tokenizer." + "x" * (number % 9) for number in range(6000)],
+        [""] * 6000,
+        ["a" * 5000] * 6000,
+        ["\0\0\0\0\0\0\0\0" * (number % 7) for number in range(6000)],
+        [os.urandom(number % 40) for number in range(6000)],
+    ],
+    ids=["keys", "half keys", "empty", "long", "zeros", "random"],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_skimmed_it_is_not_fooled_by_what_stands_in_a_vocabulary(write, texts, twice):
+    arrays = [gguf_key("tokenizer.ggml.tokens", ARRAY, texts, TEXT)]
+    if twice:  # two arrays of texts with nothing between them, which a leap cannot tell apart
+        arrays.append(gguf_key("tokenizer.ggml.merges", ARRAY, texts, TEXT))
+    keys = [gguf_key("general.architecture", TEXT, "llama"), *arrays, gguf_key("general.file_type", U32, 15)]
+    file = write(gguf_bytes(keys, {"a": ((32,), 0, 0), "b": ((32,), 0, 128)}, data=b"\0" * 256))
+    assert plain(read_header(file, skim=True)) == plain(read_header(file))
+
+
+def test_texts_of_many_arrays_are_counted_together(tmp_path, monkeypatch):
+    """Each array keeps to the limit, and walking through all of them would take hours."""
+    monkeypatch.setattr("localknobs.gguf_info.reader.MAX_TEXTS", 100_000)
+    file = tmp_path / "many.gguf"
+    array = struct.pack("<IIQ", ARRAY, TEXT, 40_000)
+    with file.open("wb") as out:
+        out.write(head(keys=60_000))
+        for number in range(3):
+            out.write(gguf_text(f"k{number}") + array)
+            out.seek(8 * 40_000, 1)
+        out.truncate(2**40)
+    for skim in (False, True):
+        with pytest.raises(BadFile, match="claims 40,000 texts"):
+            read_header(file, skim=skim)

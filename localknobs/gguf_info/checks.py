@@ -1,0 +1,50 @@
+"""Whether llama.cpp could load what a header describes, and which files belong to it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from localknobs.errors import BadFile, Unsupported
+from localknobs.gguf_info.header import Header
+
+ROPE_SCALING_TYPES = ("none", "linear", "yarn", "longrope")  # llama-model.cpp; others abort the process
+_SHARD_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
+
+
+def check_is_model(header: Header) -> None:
+    """Refuse what llama.cpp would crash on or could not chat with.
+
+    Raises:
+        BadFile: an adapter, a projector, an importance matrix, or a missing shard.
+        Unsupported: a RoPE scaling that llama.cpp does not know, on which it aborts.
+    """
+    what = {"adapter": "a LoRA adapter", "projector": "an image projector", "imatrix": "an importance matrix"}.get(
+        header.kind
+    )
+    if what:
+        raise BadFile(f"{header.path} is {what}, not a model", "Give the model's own GGUF file.")
+    if not header.architecture:
+        raise BadFile(f"{header.path} names no architecture", "It is not a whole model. Download it again.")
+    scaling = header.text(f"{header.architecture}.rope.scaling.type")
+    if scaling and scaling not in ROPE_SCALING_TYPES:
+        raise Unsupported(
+            f"{header.path} asks for the RoPE scaling {scaling!r}", f"llama.cpp knows {', '.join(ROPE_SCALING_TYPES)}."
+        )
+    for shard in shard_paths(header):
+        if not shard.is_file():
+            raise BadFile(
+                f"{header.path} is split into {header.shards} files, and {shard.name} is missing",
+                "Put all of them into one folder.",
+            )
+
+
+def shard_paths(header: Header) -> tuple[Path, ...]:
+    """Return the files of a model, the first shard first; one when it is not split."""
+    named = _SHARD_NAME.fullmatch(header.path.name)
+    if header.shards == 1 or not named:
+        return (header.path,)
+    return tuple(
+        header.path.with_name(f"{named[1]}-{number:05d}-of-{header.shards:05d}.gguf")
+        for number in range(1, header.shards + 1)
+    )
