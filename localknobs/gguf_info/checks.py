@@ -19,6 +19,12 @@ def check_is_model(header: Header) -> None:
         BadFile: an adapter, a projector, an importance matrix, or a missing shard.
         Unsupported: a RoPE scaling that llama.cpp does not know, on which it aborts.
     """
+    check_can_load(header)
+    _check_shards(header)
+
+
+def check_can_load(header: Header) -> None:
+    """Do as `check_is_model`, but look at this one file alone, not at its other shards."""
     what = {"adapter": "a LoRA adapter", "projector": "an image projector", "imatrix": "an importance matrix"}.get(
         header.kind
     )
@@ -31,6 +37,9 @@ def check_is_model(header: Header) -> None:
         raise Unsupported(
             f"{header.path} asks for the RoPE scaling {scaling!r}", f"llama.cpp knows {', '.join(ROPE_SCALING_TYPES)}."
         )
+
+
+def _check_shards(header: Header) -> None:
     for shard in shard_paths(header):
         if not shard.is_file():
             raise BadFile(

@@ -3,7 +3,7 @@
 import pytest
 from gguf_files import TEXT, gguf_bytes, gguf_key, small_gguf
 
-from localknobs.errors import LocalknobsError, NotFound
+from localknobs.errors import BadFile, LocalknobsError, NotFound
 from localknobs.library import find_model, installed_models
 from localknobs.paths import built_in_model, models_folder
 
@@ -60,23 +60,28 @@ def test_shards_are_one_model_of_their_summed_size(put):
     assert entry.path == first and entry.size_bytes == first.stat().st_size + second.stat().st_size
     second.unlink()
     (entry,) = [entry for entry in installed_models() if entry.name != "built-in"]
-    assert entry.kind == "broken" and "big-00002-of-00002.gguf" in entry.trouble
+    assert (entry.name, entry.state) == ("big", "damaged") and "big-00002-of-00002.gguf" in entry.trouble
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>", small_gguf()[:200], small_gguf()[:-1]])
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>", small_gguf()[:200], small_gguf()[:-1]], ids=["empty", "web page", "header", "weights"]
+)
 def test_a_broken_file_is_listed_with_its_trouble(put, data):
     put("bad.gguf", data)
     put("good.gguf")
     bad, good = [entry for entry in installed_models() if entry.name != "built-in"]
-    assert bad.kind == "broken" and "bad.gguf" in bad.trouble and bad.size_bytes == len(data)
+    assert (bad.kind, bad.state) == ("unknown", "damaged") and "bad.gguf" in bad.trouble and bad.size_bytes == len(data)
     assert good.kind == "model" and not good.trouble
 
 
-def test_a_link_to_nothing_and_a_folder_called_gguf_do_no_harm(put):
+def test_a_link_to_nothing_is_told_and_a_folder_called_gguf_does_no_harm(put):
     put("good.gguf")
     (models_folder() / "gone.gguf").symlink_to(models_folder() / "nowhere")
     (models_folder() / "folder.gguf").mkdir()
-    assert names() == ["good"]
+    gone, good = installed_models()[1:]
+    assert (gone.name, gone.state, good.name) == ("gone", "damaged", "good") and "nowhere" in gone.trouble
+    with pytest.raises(BadFile, match="nowhere"):
+        find_model("gone")
 
 
 @pytest.mark.parametrize(("typed", "near"), [("bilt-in", "built-in"), ("llama-3b", "Llama-3B"), ("org/tow", "org/two")])

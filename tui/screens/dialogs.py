@@ -34,7 +34,7 @@ class Dialogs(ModelScreen):
         """Choose a model."""
         choices = []
         for entry in installed_models():
-            usable = entry.kind == "model"
+            usable = entry.usable
             detail = f"{entry.quant} · {size_text(entry.size_bytes)} · context {entry.context:,}" if usable else ""
             detail = entry.trouble or detail or f"{entry.kind}: cannot be chatted with"
             choices.append(Choice(entry.name, entry.name, detail, usable))
