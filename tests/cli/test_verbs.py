@@ -69,7 +69,7 @@ def test_tables_fit_a_narrow_terminal_and_are_whole_in_a_pipe(terminal, run, she
     screen = terminal("ls", columns=60)
     assert screen.ends() == 0
     (row,) = [line for line in screen.text.splitlines() if line.startswith("a-very") and "…" in line]
-    assert row.split()[-2:] == ["llama", "localkn…"]
+    assert row.split()[-2] == "llama" and row.split()[-1].startswith("localkn")
     assert name in run("ls").stdout
 
 
