@@ -124,7 +124,7 @@ def plan_imatrix(config: ImatrixConfig) -> ImatrixPlan:
     for file in (*shard_paths(header), text):
         refuse_same_file(file, config.output)
     plan_context(header, LoadSettings(model=config.model, n_ctx=config.chunk_tokens))
-    fingerprint = _fingerprint(config, _text_bytes(text), shard_paths(header))
+    fingerprint = _fingerprint(config, text_bytes(text), shard_paths(header))
     notes = []
     if config.chunk_tokens > (header.context_trained or config.chunk_tokens):
         notes.append(
@@ -201,7 +201,8 @@ def _end(worker: WorkerProcess) -> None:
     worker.end()
 
 
-def _text_bytes(text: Path) -> bytes:
+def text_bytes(text: Path) -> bytes:
+    """Return what is in a text file; raises `NotFound` or `BadFile` where that is no UTF-8 text."""
     try:
         data = text.read_bytes()
     except FileNotFoundError:

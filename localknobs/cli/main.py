@@ -17,6 +17,7 @@ VERBS = {
     "merge": "put adapters into their base model, which becomes a model of its own",
     "quantize": "make a smaller file of a model, or several in one pass",
     "verify": "prove that a GGUF file is the model of its checkpoint",
+    "eval": "measure models, and what a change did to them, in one report",
     "imatrix": "measure which weights matter, for better small files",
     "knobs": "list every knob, or explain one knob or lever",
     "doctor": "say what this machine and this build can do, and how to mend what is missing",

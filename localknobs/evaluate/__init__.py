@@ -1,0 +1,1 @@
+"""Measure what a change did: perplexity, KL divergence, tasks, needles, speed, before and after, in one report."""
