@@ -56,7 +56,12 @@ def add_knob_flags(parser: ArgumentParser, group_of: str) -> None:
     """Add a flag for every knob of a table: `sampling` or `loading`."""
     section = parser.add_argument_group(f"{group_of} knobs")
     for row in knobs_of(group_of):
-        if row.flags:
+        if row.is_switch:
+            section.add_argument(
+                *row.flags, dest=row.name, action="store_const", const="on", default=None,
+                help=f"{row.help} default {row.show(row.default)}".replace("%", "%%"),
+            )  # fmt: skip
+        elif row.flags:
             section.add_argument(
                 *row.flags, dest=row.name, type=_reader(row), default=None, metavar=_METAVARS[row.kind],
                 help=f"{row.help} {row.range_text()}; default {default_text(row)}".replace("%", "%%"),

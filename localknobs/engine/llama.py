@@ -13,8 +13,10 @@ from typing import Any
 
 import llama_cpp as lib
 
+from localknobs.engine.parameters import llama_parameters
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadFile, NotEnough
+from localknobs.gguf_info import read_header
 
 __all__ = ["ABORTED", "NO_CACHE_SLOT", "LoadedModel", "lib", "send_log_to_stderr"]
 
@@ -87,11 +89,11 @@ class LoadedModel:
         eval_callback: Any = None,
     ) -> None:
         lib.llama_backend_init()
+        header = read_header(settings.model)
+        parameters = llama_parameters(settings, header, context_size, threads=threads, use_extra_bufts=use_extra_bufts)
+        self._parameters = parameters  # llama.cpp reads what they point to while it loads
         self.pointer: Any = None
         self.context: Any = None
-        model_params = lib.llama_model_default_params()
-        model_params.n_gpu_layers = settings.n_gpu_layers
-        model_params.use_extra_bufts = use_extra_bufts
         self._cancelled = False
 
         @lib.llama_progress_callback  # type: ignore[attr-defined,untyped-decorator,unused-ignore]
@@ -100,8 +102,8 @@ class LoadedModel:
             return not self._cancelled
 
         self._progress = progress
-        model_params.progress_callback = progress
-        self.pointer = lib.llama_model_load_from_file(os.fsencode(settings.model), model_params)
+        parameters.model.progress_callback = progress
+        self.pointer = lib.llama_model_load_from_file(os.fsencode(settings.model), parameters.model)
         if not self.pointer:
             reason = _errors[0].rpartition("error loading model: ")[2] if _errors else "it does not say why"
             raise BadFile(
@@ -110,16 +112,9 @@ class LoadedModel:
             )
         self.vocabulary: Any = lib.llama_model_get_vocab(self.pointer)
         self.vocabulary_size: int = lib.llama_vocab_n_tokens(self.vocabulary)
-        context_params = lib.llama_context_default_params()
-        context_params.n_ctx = context_size
-        context_params.n_batch = min(settings.n_batch, context_size) if context_size else settings.n_batch
-        context_params.n_ubatch = min(settings.n_ubatch, context_params.n_batch)
-        context_params.n_threads = threads
-        context_params.n_threads_batch = threads
-        context_params.no_perf = True
         if eval_callback:
-            context_params.cb_eval = eval_callback
-        self.context = lib.llama_init_from_model(self.pointer, context_params)
+            parameters.context.cb_eval = eval_callback
+        self.context = lib.llama_init_from_model(self.pointer, parameters.context)
         if not self.context:
             self.close()
             raise NotEnough(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
-    """What to load and how; the meaning and range of each field is its row in `knobs/loading.py`.
+    """What to load and how.
+
+    The meaning and range of each field is its row in `knobs/` (loading, rope, cache, placement).
 
     Args:
         model: Path of a GGUF file (of the first shard, when split).
@@ -18,8 +20,28 @@ class LoadSettings:
 
     model: Path
     n_ctx: int = 0
-    n_gpu_layers: int = -1
     threads: int = 0
     n_batch: int = 2048
     n_ubatch: int = 512
+    rope_scaling: str = "model"
+    rope_scale: float = 0.0
+    rope_freq_base: float = 0.0
+    rope_freq_scale: float = 0.0
+    yarn_orig_ctx: int = 0
+    yarn_ext_factor: float = -1.0
+    yarn_attn_factor: float = -1.0
+    yarn_beta_fast: float = -1.0
+    yarn_beta_slow: float = -1.0
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    flash_attn: str = "auto"
+    no_kv_offload: str = "off"
+    swa_full: str = "off"
+    n_gpu_layers: int = -1
+    cpu_moe: str = "off"
+    n_cpu_moe: int = 0
+    override_tensor: str = ""
+    split_mode: str = "layer"
+    tensor_split: str = ""
+    main_gpu: int = 0
     use_extra_bufts: bool | None = None

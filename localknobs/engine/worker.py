@@ -105,11 +105,13 @@ class Worker:
 
     def _load(self, command: dict[str, Any]) -> None:
         from localknobs.engine.checks import plan_context
+        from localknobs.engine.refusals import check_settings
 
         fields = command["settings"]
         settings = LoadSettings(**{**fields, "model": Path(fields["model"])})
         header = read_header(settings.model)
         check_is_model(header)
+        check_settings(header, settings)
         plan = plan_context(header, settings)
         if header.chat_template:
             self._renderer.start()  # starts up while the model loads

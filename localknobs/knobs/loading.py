@@ -1,10 +1,13 @@
-"""The rows that shape a model as it is loaded: context size, threads, placement. A change needs a reload."""
+"""The rows of loading that every model needs: context size, threads, batches; then all rows that shape a load."""
 
 from __future__ import annotations
 
+from localknobs.knobs.cache import CACHE
+from localknobs.knobs.placement import PLACEMENT
 from localknobs.knobs.record import Knob
+from localknobs.knobs.rope import ROPE
 
-LOADING: tuple[Knob, ...] = (
+_LOAD: tuple[Knob, ...] = (
     Knob(
         name="n_ctx", lever="context", group="Load", kind="int", default=0, low=0, high=16_777_216, live_high=1_048_576, step=256,
         scale="log", unit="tokens", special=((0, "the model's own, as far as memory allows"),),
@@ -13,14 +16,6 @@ LOADING: tuple[Knob, ...] = (
         cost="The key-value cache grows in proportion; each token costs layers x KV heads x head size x 4 bytes at f16.",
         fails="Beyond the trained length answers fall apart unless RoPE is scaled.",
         source="llama.cpp common/arg.cpp --ctx-size",
-    ),
-    Knob(
-        name="n_gpu_layers", lever="context", group="Load", kind="int", default=-1, low=0, high=10_000, live_high=128,
-        special=((-1, "all that fit"),), label="GPU layers", flags=("-ngl", "--n-gpu-layers", "--gpu-layers"),
-        applies="reload", help="How many layers are computed on the GPU.",
-        cost="Each layer takes its weights and its part of the cache from GPU memory.",
-        fails="Too many: the load fails for lack of GPU memory.",
-        source="llama.cpp common/arg.cpp --n-gpu-layers",
     ),
     Knob(
         name="threads", lever="decode", group="Load", kind="int", default=0, low=0, high=512, live_high=32,
@@ -46,3 +41,6 @@ LOADING: tuple[Knob, ...] = (
         source="llama.cpp common/arg.cpp --ubatch-size",
     ),
 )
+
+LOADING: tuple[Knob, ...] = (*_LOAD, *ROPE, *CACHE, *PLACEMENT)
+"""Every row that is a field of `LoadSettings`."""

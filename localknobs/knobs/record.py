@@ -21,6 +21,9 @@ Lever = Literal["finetune", "quantize", "context", "prune", "decode"]
 Applies = Literal["next token", "next answer", "reload", "new file"]
 Scale = Literal["linear", "log"]
 
+SWITCH = ("off", "on")
+"""The choices of a knob that llama.cpp spells as a flag without a value, such as `--swa-full`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knob:
@@ -79,6 +82,11 @@ class Knob:
         """Whether a slider can show it."""
         return self.kind in ("float", "int")
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether its flag takes no value and turns it on."""
+        return self.choices == SWITCH
+
     def range_text(self) -> str:
         """Say what is allowed, as a phrase for help and errors: `0 to 2`, `one of a, b`."""
         if self.kind == "choice":
@@ -130,6 +138,8 @@ class Knob:
             return self.check(_parse_texts(text))
         if self.kind == "names":
             return self.check(tuple(name.strip() for name in text.split(";") if name.strip()))
+        if self.kind == "choice" and text.lower() in self.choices:
+            return text.lower()  # `-ctk Q8_0`: quantizations are written in capitals elsewhere
         return self.check(text)
 
     def check(self, value: object) -> Value:

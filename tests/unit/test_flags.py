@@ -29,6 +29,7 @@ EXAMPLES = {
 BY_NAME = {
     "dry_base": ("2.5", 2.5),
     "n_batch": ("64", 64),
+    "rope_freq_base": ("1e6", 1e6),
     "n_ubatch": ("64", 64),
     "samplers": ("top_k;min_p", ("top_k", "min_p")),
 }
@@ -38,7 +39,11 @@ BY_NAME = {
     ("flag", "row"), [(flag, row) for row in KNOBS.values() for flag in row.flags], ids=lambda value: str(value)[:24]
 )
 def test_every_spelling_of_every_knob_is_read(parse, flag, row):
-    typed, value = BY_NAME.get(row.name) or EXAMPLES.get(row.kind) or ("END", ("END",))
+    if row.is_switch:
+        assert parse(flag, "model-behind-a-switch") == {row.name: "on"}
+        return
+    choice = (row.choices[-1].upper(), row.choices[-1]) if row.kind == "choice" else None
+    typed, value = BY_NAME.get(row.name) or choice or EXAMPLES.get(row.kind) or ("END", ("END",))
     assert parse(flag, typed) == {row.name: value}
 
 
