@@ -48,6 +48,18 @@ def _writer(
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(width // heads)
+    _add_tokenizer(writer, fillers=fillers, added=added, template=template)
+    for key, value in keys.items():
+        add = {
+            str: writer.add_string, float: writer.add_float32, int: writer.add_uint32, bool: writer.add_bool,
+        }[type(value)]  # fmt: skip
+        add(key, value)
+    return writer
+
+
+def _add_tokenizer(
+    writer: gguf.GGUFWriter, *, fillers: Sequence[str], added: Sequence[str], template: str | None
+) -> None:
     kinds = gguf.TokenType
     markers = [kinds.UNKNOWN, *[kinds.CONTROL] * (len(MARKERS) - 1)]
     writer.add_tokenizer_model("llama")
@@ -63,10 +75,6 @@ def _writer(
     writer.add_add_space_prefix(False)
     if template is not None:
         writer.add_chat_template(template)
-    for key, value in keys.items():
-        add = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)]
-        add(key, value)
-    return writer
 
 
 def _finish(writer: gguf.GGUFWriter) -> None:
@@ -80,6 +88,7 @@ def write_random_model(
     path: Path, *, layers: int = 2, width: int = 64, heads: int = 4, kv_heads: int = 2, feed_forward: int = 128,
     context: int = 512, fillers: int | Sequence[str] = (), added: Sequence[str] = (), template: str | None = TEMPLATE,
     kind: str = "F32", seed: int = 0, keys: Mapping[str, Any] | None = None, never_ends: bool = False,
+    loud_layers: int | None = None, whisper: float = 0.0, sharpness: float = 1.0,
 ) -> Path:  # fmt: skip
     """Write a model of random weights; return its path.
 
@@ -93,6 +102,10 @@ def write_random_model(
         seed: Of the weights.
         keys: More header keys.
         never_ends: Whether an end token is never likely enough to be drawn.
+        loud_layers: Layers that count fully, all by default; the others add `whisper` times as much. The same seed
+            gives the same first layers, so that a model of few layers guesses what one of many writes.
+        whisper: Of the other layers.
+        sharpness: Factor on the logits; 1 makes nearly all tokens equally likely.
     """
     if isinstance(fillers, int):
         fillers = [f"\u2581w{at}" for at in range(fillers)]
@@ -104,9 +117,9 @@ def write_random_model(
     vocabulary = SMALLEST_VOCABULARY + len(fillers) + len(added)
     type_of = gguf.GGMLQuantizationType[kind]
 
-    def matrix(name: str, rows: int, columns: int, scale: float | None = None) -> None:
+    def matrix(name: str, rows: int, columns: int, scale: float | None = None, loudness: float = 1.0) -> None:
         data = random.standard_normal((rows, columns), np.float32)
-        data *= scale or columns**-0.5
+        data *= loudness * (scale or columns**-0.5)
         if name == "output.weight" and never_ends:
             data[: len(MARKERS)] = 0  # a score of 0 is far below the best of thousands of random ones
         if kind == "F32":
@@ -120,18 +133,51 @@ def write_random_model(
     key_width = width // heads * kv_heads
     matrix("token_embd.weight", vocabulary, width, 1.0)
     ones("output_norm.weight")
-    matrix("output.weight", vocabulary, width)
+    matrix("output.weight", vocabulary, width, loudness=sharpness)
     for layer in range(layers):
         block = f"blk.{layer}."
+        loudness = 1.0 if loud_layers is None or layer < loud_layers else whisper
         ones(block + "attn_norm.weight")
         ones(block + "ffn_norm.weight")
         matrix(block + "attn_q.weight", width, width, 1.5 * width**-0.5)
         matrix(block + "attn_k.weight", key_width, width, 1.5 * width**-0.5)
         matrix(block + "attn_v.weight", key_width, width)
-        matrix(block + "attn_output.weight", width, width)
+        matrix(block + "attn_output.weight", width, width, loudness=loudness)
         matrix(block + "ffn_gate.weight", feed_forward, width)
         matrix(block + "ffn_up.weight", feed_forward, width)
-        matrix(block + "ffn_down.weight", width, feed_forward)
+        matrix(block + "ffn_down.weight", width, feed_forward, loudness=loudness)
+    _finish(writer)
+    return path
+
+
+def write_recurrent_model(path: Path, *, width: int = 64, state: int = 16, context: int = 512) -> Path:
+    """Write a Mamba of one layer and random weights, whose memory is a state and no list of tokens; return its path."""
+    writer = gguf.GGUFWriter(path, "mamba")
+    inner, rank = 2 * width, 4
+    writer.add_name(path.stem)
+    writer.add_block_count(1)
+    writer.add_context_length(context)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_ssm_conv_kernel(4)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    _add_tokenizer(writer, fillers=(), added=(), template=TEMPLATE)
+    random = np.random.default_rng(0)
+    shapes = {
+        "token_embd.weight": (SMALLEST_VOCABULARY, width), "output_norm.weight": (width,),
+        "blk.0.attn_norm.weight": (width,), "blk.0.ssm_in.weight": (2 * inner, width),
+        "blk.0.ssm_conv1d.weight": (inner, 4), "blk.0.ssm_conv1d.bias": (inner,),
+        "blk.0.ssm_x.weight": (rank + 2 * state, inner), "blk.0.ssm_dt.weight": (inner, rank),
+        "blk.0.ssm_dt.bias": (inner,), "blk.0.ssm_a": (inner, state), "blk.0.ssm_d": (inner,),
+        "blk.0.ssm_out.weight": (width, inner),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        data = random.standard_normal(shape, np.float32) * shape[-1] ** -0.5
+        writer.add_tensor(name, -np.abs(data) if name.endswith("ssm_a") else data)
     _finish(writer)
     return path
 
@@ -152,18 +198,50 @@ def write_scripted_model(
     """
     order = list(script)
     vocabulary = SMALLEST_VOCABULARY + len(fillers)
-    width = (vocabulary + 31) // 32 * 32
     after = dict.fromkeys(range(vocabulary), order[0])
     for present, following in zip(order, order[1:], strict=False):
         assert after[present] in (order[0], following) or present == order[0], "a token is followed by two"
         after[present] = following
+    scores = np.zeros((vocabulary, vocabulary), np.float32)
+    for present, following in after.items():
+        scores[following, present] = 2.0 * _padded(vocabulary) ** 0.5
+    return _write_bigram_model(path, scores, context=context, fillers=fillers, template=template)
+
+
+def write_markov_model(
+    path: Path, tokens: Sequence[int], chances: np.ndarray, *, context: int = 512, template: str | None = TEMPLATE
+) -> Path:
+    """Write a model whose next token depends on the present one alone, with known chances; return its path.
+
+    Args:
+        path: Where to.
+        tokens: Those it writes, and no others.
+        chances: chances[i, j] is the probability that token j of them follows token i. After all other tokens, as
+            after the first of them.
+        context, template: As of a random model.
+    """
+    scores = np.full((SMALLEST_VOCABULARY, SMALLEST_VOCABULARY), -50, np.float32)
+    scores[tokens, :] = np.log(chances[0])[:, None]
+    scores[np.ix_(tokens, tokens)] = np.log(chances.T)
+    return _write_bigram_model(path, scores, context=context, template=template)
+
+
+def _padded(vocabulary: int) -> int:
+    return (vocabulary + 31) // 32 * 32
+
+
+def _write_bigram_model(
+    path: Path, scores: np.ndarray, *, context: int, fillers: Sequence[str] = (), template: str | None = TEMPLATE
+) -> Path:
+    """Write a model whose blocks add nothing: scores[following, present] are its logits."""
+    vocabulary = len(scores)
+    width = _padded(vocabulary)
     writer = _writer(
         path, layers=1, width=width, heads=2, kv_heads=1, feed_forward=32, context=context, fillers=fillers, added=(),
         template=template, keys={},
     )  # fmt: skip
     output = np.zeros((vocabulary, width), np.float32)
-    for present, following in after.items():
-        output[following, present] = 2.0  # times sqrt(width), which the norm makes of a one
+    output[:, :vocabulary] = scores / width**0.5  # the norm makes sqrt(width) of a one
     writer.add_tensor("token_embd.weight", np.eye(vocabulary, width, dtype=np.float32))
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     writer.add_tensor("output.weight", output)

@@ -78,8 +78,9 @@ class FakeEngine:
         self.changes.append(dict(changes))
         self.say(SamplerChanged(1, 1, dict(changes)))
 
-    def set_threads(self, threads: int) -> None:
-        self.settings = replace(self.settings, threads=threads)
+    def use_settings(self, changes: Mapping[str, Any]) -> tuple[str, ...]:
+        self.settings = replace(self.settings, **changes)
+        return ()
 
     def stop(self) -> None:
         self.stops += 1

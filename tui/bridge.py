@@ -217,15 +217,21 @@ class Bridge:
             self._post(ModelFailed(settings, as_ours(error, "loading the model")))
 
     def answer(
-        self, answer: Answer, messages: list[Turn], values: Mapping[str, Value], threads: int, *, continue_last: bool
+        self,
+        answer: Answer,
+        messages: list[Turn],
+        values: Mapping[str, Value],
+        settings: Mapping[str, Value],
+        *,
+        continue_last: bool,
     ) -> None:
-        """Write an answer and post what comes."""
+        """Write an answer and post what comes; `settings` are the loading knobs that need no new load."""
 
         def run() -> None:
             finished: Finished | None = None
             failure: LocalknobsError | None = None
             try:
-                finished = self._answer(answer, messages, values, threads, continue_last)
+                finished = self._answer(answer, messages, values, settings, continue_last)
             except Exception as error:
                 failure = as_ours(error, "writing the answer")
             self._post(AnswerEnded(answer, finished, failure))
@@ -233,13 +239,18 @@ class Bridge:
         threading.Thread(target=run, daemon=True).start()
 
     def _answer(
-        self, answer: Answer, messages: list[Turn], values: Mapping[str, Value], threads: int, continue_last: bool
+        self,
+        answer: Answer,
+        messages: list[Turn],
+        values: Mapping[str, Value],
+        settings: Mapping[str, Value],
+        continue_last: bool,
     ) -> Finished | None:
         engine = self.engine
         if engine is None:
             raise LocalknobsError("No model is loaded", "Press F3 to choose one.")
-        if engine.settings.threads != threads:
-            engine.set_threads(threads)
+        if changed := {name: value for name, value in settings.items() if getattr(engine.settings, name) != value}:
+            engine.use_settings(changed)
         if answer.stop_asked:
             return None
         begun = False

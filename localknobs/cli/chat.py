@@ -15,6 +15,7 @@ from localknobs.cli.output import AnswerWriter, clear_progress, note, print_json
 from localknobs.engine import Finished, LoadSettings, Message, Noted, PromptRead, Stats, TextArrived, load
 from localknobs.engine.client import Engine
 from localknobs.errors import BadValue, NotFound
+from localknobs.knobs import Value
 from localknobs.library import BUILT_IN, find_model
 from localknobs.presets import preset
 from localknobs.sampler_state import SamplerState
@@ -50,7 +51,7 @@ def run(options: Namespace) -> int:
     prompt = _prompt(options)
     if options.preset and options.preset != "model":
         preset(options.preset)  # a slip is told before the model is loaded
-    settings = LoadSettings(model=_model(options.model), **chosen(options, "loading"))  # type: ignore[arg-type]
+    settings = LoadSettings(model=_model(options.model), **_loading(options))  # type: ignore[arg-type]
     with load(settings, lambda done: show_progress(f"loading {done:4.0%}")) as engine:
         clear_progress()
         for text in engine.info.notes:
@@ -63,6 +64,12 @@ def run(options: Namespace) -> int:
 
             return Repl(engine, options.model, options.system, sampler, show_stats=options.stats).run()
         return _answer_once(engine, prompt, options, sampler)
+
+
+def _loading(options: Namespace) -> dict[str, Value]:
+    """Return the loading knobs of the command line; a draft model alone means: use it where it helps."""
+    loading = chosen(options, "loading")
+    return {"draft": "auto", **loading} if loading.get("model_draft") else loading
 
 
 def _prompt(options: Namespace) -> str | None:
@@ -152,11 +159,22 @@ def why_it_ended(reason: str, stats: Stats) -> str:
     }.get(reason, "")
 
 
+def draft_text(stats: Stats) -> str:
+    """Say how drafts did, empty when there were none."""
+    if not stats.drafted_tokens:
+        return ""
+    share = stats.accepted_tokens / stats.drafted_tokens
+    by = f" by {' and '.join(stats.drafted_by)}" if stats.drafted_by else ""
+    gain = f", {stats.draft_gain:.2f} times as fast as without" if stats.draft_gain else ""
+    return f"{stats.accepted_tokens} of {stats.drafted_tokens} guessed tokens accepted ({share:.0%}){by}{gain}"
+
+
 def stats_line(stats: Stats) -> str:
     """Return the counts and times of an answer as one line."""
     threads = "1 thread" if stats.threads == 1 else f"{stats.threads} threads"
+    drafts = f"{draft_text(stats)} · " if draft_text(stats) else ""
     return (
-        f"{stats.generated_tokens} tokens at {stats.tokens_per_s:,.1f} tokens/s · "
+        f"{stats.generated_tokens} tokens at {stats.tokens_per_s:,.1f} tokens/s · {drafts}"
         f"first token after {stats.time_to_first_token_s * 1000:,.0f} ms · "
         f"prompt {stats.prompt_tokens:,} tokens ({stats.reused_tokens:,} reused) · "
         f"context {stats.context_used:,} of {stats.context_size:,} · {threads} · seed {stats.seed}"

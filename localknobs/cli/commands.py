@@ -67,7 +67,7 @@ class Commands:
         """Return the lines that the Tab key can complete."""
         return [
             *self._table,
-            *(f"/set {row.name}" for row in knobs_of("sampling")),
+            *(f"/set {row.name}" for row in (*knobs_of("sampling"), *knobs_of("loading")) if row.applies != "reload"),
             *(f"/preset {name}" for name in presets(self._repl.engine.info.recommended)),
         ]
 
@@ -76,8 +76,8 @@ class Commands:
         if not found:
             raise BadValue("/set needs a knob", "For example: /set temp 0.2")
         row, value = knob(found[1]), found[2].strip()
-        if row.name == "threads":
-            self._set_threads(row, value)
+        if row.applies == "next answer" and row in knobs_of("loading"):
+            self._set_loading(row, value)
             return
         sampler = self._repl.sampler
         if row.name not in sampler.values:
@@ -86,12 +86,14 @@ class Commands:
             sampler.set(row.name, sampler.standard[row.name] if value == "default" else row.parse(value))
         print(wrapped(printable(f"{row.name} = {self._shown(row)}    ({row.range_text()})"), "    ", ""))
 
-    def _set_threads(self, row: Knob, value: str) -> None:
+    def _set_loading(self, row: Knob, value: str) -> None:
+        """Set a loading knob that needs no new load, such as `threads`."""
         engine = self._repl.engine
         if value:
-            engine.set_threads(int(row.parse(str(row.default) if value == "default" else value)))  # type: ignore[arg-type]
+            for text in engine.use_settings({row.name: row.default if value == "default" else row.parse(value)}):
+                note(text)
         when = ", from the next answer on" if value else f"    ({row.range_text()})"
-        print(wrapped(f"threads = {row.show(engine.settings.threads)}{when}", "    ", ""))
+        print(wrapped(f"{row.name} = {row.show(getattr(engine.settings, row.name))}{when}", "    ", ""))
 
     def _shown(self, row: Knob) -> str:
         value = self._repl.sampler.values[row.name]

@@ -9,6 +9,7 @@ from typing import cast
 from localknobs.engine.controls import Controls
 from localknobs.engine.events import Event, FinishReason, Noted, SamplerChanged, TextArrived
 from localknobs.engine.sampling import NOTHING_ALLOWED, Sampler
+from localknobs.engine.speculation import Tally
 from localknobs.engine.text import TextAssembler
 from localknobs.errors import BadValue
 from localknobs.knobs import KNOBS, Value
@@ -32,6 +33,7 @@ class Answer:
         generated: Tokens so far.
         first_token_s: Seconds from the question to the first token.
         tokens_per_s: Speed since the first token.
+        tally: What was guessed ahead.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Answer:
         self.generated = 0
         self.first_token_s = 0.0
         self.tokens_per_s = 0.0
+        self.tally = Tally()
         self._template_stops = template_stops
         self._controls = controls
         self._send = send
@@ -119,7 +122,8 @@ class Answer:
         """Send what was written."""
         if self._pending:
             text = "".join(self._pending)
-            self._send(TextArrived(text, self.generated, len(self._tokens), round(self.tokens_per_s, 2)))
+            tally, speed = self.tally, round(self.tokens_per_s, 2)
+            self._send(TextArrived(text, self.generated, len(self._tokens), speed, tally.drafted, tally.accepted))
             self._pending.clear()
 
     def finish(self) -> None:

@@ -14,8 +14,8 @@ from localknobs.engine.events import Event, Finished, Message, ModelInfo, Stats
 from localknobs.engine.process import WorkerProcess
 from localknobs.engine.protocol import event_of, values_of
 from localknobs.engine.settings import LoadSettings
-from localknobs.errors import BadFile, EngineDied, LocalknobsError, NotFound
-from localknobs.knobs import Value, check_values
+from localknobs.errors import BadFile, BadValue, EngineDied, LocalknobsError, NotFound
+from localknobs.knobs import KNOBS, Value, check_values
 
 
 class Engine:
@@ -126,10 +126,23 @@ class Engine:
         """Return how many tokens a conversation or a raw text has, as the model would read it."""
         return int(self._ask({"do": "count", **_what(messages)})["count"])
 
-    def set_threads(self, threads: int) -> None:
-        """Use a fixed count of CPU threads from the next answer on; 0 measures and adapts."""
-        self._ask({"do": "threads", "threads": threads})
-        self.settings = replace(self.settings, threads=threads)
+    def use_settings(self, changes: Mapping[str, Value]) -> tuple[str, ...]:
+        """Use other loading knobs from the next answer on; of those that need no new load, such as `threads`.
+
+        Returns:
+            What the user should know about it.
+
+        Raises:
+            BadValue, NotFound: a knob's value or name, or it needs a new load.
+            Unsupported: the model cannot do that.
+        """
+        values = check_values(changes)
+        for name in values:
+            if KNOBS[name].applies != "next answer":
+                raise BadValue(f"{name} is set when the model is loaded", "Load the model again with it.")
+        notes = self._ask({"do": "settings", "values": values})["notes"]
+        self.settings = replace(self.settings, **values)  # type: ignore[arg-type]
+        return tuple(notes)
 
     def _ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
         self._begin_turn()

@@ -10,10 +10,12 @@ import llama_cpp as lib
 from localknobs.engine.answer import Answer
 from localknobs.engine.cache import TokenCache
 from localknobs.engine.controls import Controls
+from localknobs.engine.drafting import Drafting
 from localknobs.engine.events import Event, Finished, FinishReason, Noted, PromptRead, Stats
 from localknobs.engine.llama import ABORTED, LoadedModel
 from localknobs.engine.sampling import Sampler
-from localknobs.engine.steps import LAST_ROW, PlainSteps, Steps
+from localknobs.engine.settings import LoadSettings
+from localknobs.engine.steps import LAST_ROW
 from localknobs.engine.templates import Prompt
 from localknobs.engine.threads import AdaptiveThreads, ThreadTuner
 from localknobs.errors import ContextFull
@@ -28,6 +30,8 @@ class Generator:
 
     Args:
         model: The loaded model.
+        draft: The loaded draft model, None for none.
+        settings: How it was loaded; the drafting fields count here.
         tuners: Thread tuners for one token and for many, or None for a fixed count.
         threads: The fixed count, or where the tuners begin.
         send: Takes the events.
@@ -36,6 +40,8 @@ class Generator:
     def __init__(
         self,
         model: LoadedModel,
+        draft: LoadedModel | None,
+        settings: LoadSettings,
         tuners: tuple[ThreadTuner, ThreadTuner] | None,
         threads: int,
         send: Callable[[Event], None],
@@ -43,7 +49,8 @@ class Generator:
         self.model = model
         self.cache = TokenCache(model)
         self._controls = Controls()
-        self._threads = AdaptiveThreads(tuners, threads, model.set_threads)
+        self.drafting = Drafting(model, draft, settings, lambda: self._controls.stop.is_set())
+        self._threads = AdaptiveThreads(tuners, threads, self._use_threads)
         self._send = send
         # Called between operations of the graph while a prompt is read (CPU only).
         self._abort = lib.ggml_abort_callback(lambda _data: self._controls.stop.is_set())
@@ -114,7 +121,7 @@ class Generator:
 
     def _write(self, answer: Answer) -> FinishReason:
         """Draw and step until something ends the answer; return what did."""
-        steps: Steps = PlainSteps(self.cache, self._threads)
+        steps = self.drafting.steps(self.cache, self._threads, answer.tally)
         row = LAST_ROW
         try:
             while True:
@@ -127,10 +134,11 @@ class Generator:
                 answer.show()
                 row = steps.advance(token)
         finally:
-            steps.finish()
+            steps.settle()
             answer.finish()
 
     def _stats(self, answer: Answer, prompt: int, reused: int, prompt_s: float) -> Stats:
+        tally = answer.tally
         return Stats(
             prompt_tokens=prompt,
             reused_tokens=reused,
@@ -142,6 +150,10 @@ class Generator:
             tokens_per_s=round(answer.tokens_per_s, 2),
             threads=self.threads,
             seed=answer.sampler.seed,
+            drafted_tokens=tally.drafted,
+            accepted_tokens=tally.accepted,
+            drafted_by=tuple(name for name, count in tally.accepted_of.most_common() if count),
+            draft_gain=round(tally.gain(self.drafting.policy.plain_s), 3),
         )
 
     @property
@@ -151,4 +163,8 @@ class Generator:
 
     def set_threads(self, tuners: tuple[ThreadTuner, ThreadTuner] | None, threads: int) -> None:
         """Use another count, or tuners, from the next answer on."""
-        self._threads = AdaptiveThreads(tuners, threads, self.model.set_threads)
+        self._threads = AdaptiveThreads(tuners, threads, self._use_threads)
+
+    def _use_threads(self, one: int, many: int) -> None:
+        self.model.set_threads(one, many)
+        self.drafting.set_threads(one, many)

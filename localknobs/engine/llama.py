@@ -151,17 +151,12 @@ class LoadedModel:
 
         Also the way to see whole activations: where few logits are wanted, the last layer computes few rows.
         """
-        batch = lib.llama_batch_init(len(tokens), 0, 1)
-        try:
-            batch.n_tokens = len(tokens)
-            begin = self.tokens_in_cache()
-            for place, token in enumerate(tokens):
-                batch.token[place], batch.pos[place] = token, begin + place
-                batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
-                batch.logits[place] = 1
-            return int(lib.llama_decode(self.context, batch))
-        finally:
-            lib.llama_batch_free(batch)
+        count = len(tokens)
+        array = (lib.llama_token * count)(*tokens)
+        batch = lib.llama_batch_get_one(array, count)
+        wanted = (ctypes.c_int8 * count)(*[1] * count)
+        batch.logits = ctypes.cast(wanted, ctypes.POINTER(ctypes.c_int8))
+        return int(lib.llama_decode(self.context, batch))
 
     def _suppressed(self) -> tuple[int, ...]:
         """Return the tokens that the file says must never be drawn."""
@@ -172,6 +167,10 @@ class LoadedModel:
     def keep(self, count: int) -> bool:
         """Drop everything after the first `count` tokens from the cache; False where the model cannot."""
         return bool(lib.llama_memory_seq_rm(self.memory, 0, count, -1))
+
+    def drop_last(self, count: int) -> bool:
+        """Take the last tokens out of the cache again; False where the model cannot."""
+        return bool(lib.llama_memory_seq_rm(self.memory, 0, self.tokens_in_cache() - count, -1))
 
     def clear(self) -> None:
         """Empty the cache."""

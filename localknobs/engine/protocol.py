@@ -33,6 +33,7 @@ def event_line(event: events.Event) -> bytes:
         return to_line({
             "event": "TextArrived", "text": event.text, "generated_tokens": event.generated_tokens,
             "context_used": event.context_used, "tokens_per_s": event.tokens_per_s,
+            "drafted_tokens": event.drafted_tokens, "accepted_tokens": event.accepted_tokens,
         })  # fmt: skip
     return to_line({"event": type(event).__name__, **dataclasses.asdict(event)})
 
@@ -42,7 +43,8 @@ def event_of(message: dict[str, Any]) -> events.Event:
     fields = dict(message)
     kind = _EVENTS[fields.pop("event")]
     if kind is events.Finished:
-        fields["stats"] = events.Stats(**fields["stats"])
+        stats = fields["stats"]
+        fields["stats"] = events.Stats(**{**stats, "drafted_by": tuple(stats["drafted_by"])})
     elif kind is events.SamplerChanged:
         fields["changes"] = values_of(fields["changes"])
     made: events.Event = kind(**fields)

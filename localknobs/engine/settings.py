@@ -44,4 +44,11 @@ class LoadSettings:
     split_mode: str = "layer"
     tensor_split: str = ""
     main_gpu: int = 0
+    model_draft: str = ""
+    draft: str = "none"
+    draft_max: int = 8
+    draft_min: int = 0
+    draft_p_min: float = 0.0
+    draft_ngram: int = 3
+    n_gpu_layers_draft: int = -1
     use_extra_bufts: bool | None = None

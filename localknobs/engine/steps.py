@@ -22,8 +22,11 @@ class Steps(Protocol):
     def advance(self, token: int) -> int:
         """Put a drawn token into the cache; return the row of logits that the next one is drawn from."""
 
-    def finish(self) -> None:
-        """Leave the cache with exactly the tokens that the answer keeps; may be called twice."""
+    def settle(self) -> None:
+        """Leave the cache with exactly the tokens that the answer keeps.
+
+        To be called at the end, and before anything else changes the cache; `advance` may follow.
+        """
 
 
 class PlainSteps:
@@ -46,5 +49,5 @@ class PlainSteps:
         self._threads.took_one(perf_counter() - began)
         return LAST_ROW
 
-    def finish(self) -> None:
+    def settle(self) -> None:
         """Do nothing: no token was decoded ahead."""

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -44,6 +45,7 @@ class Worker:
         self._renderer = TemplateRenderer()
         self._generator: Any = None
         self._template: ChatTemplate | None = None
+        self._settings: Any = None
 
     def run(self) -> None:
         """Serve until the parent closes the pipe."""
@@ -93,9 +95,18 @@ class Worker:
             self._generator.answer(self._prompt(command), values, command["controls"], began)
         elif command["do"] == "count":
             self._write(protocol.to_line({"count": len(self._prompt(command).tokens)}))
-        elif command["do"] == "threads":
-            self._generator.set_threads(*self._threads(command["threads"]))
-            self._write(protocol.to_line({"count": self._generator.threads}))
+        elif command["do"] == "settings":
+            self._use_settings(protocol.values_of(command["values"]))
+
+    def _use_settings(self, values: dict[str, Any]) -> None:
+        """Take loading knobs that need no new load, from the next answer on."""
+        settings = replace(self._settings, **values)
+        if settings.threads != self._settings.threads:
+            self._generator.set_threads(*self._threads(settings.threads))
+        if any(name.startswith("draft") for name in values):
+            self._generator.drafting.use(settings)
+        self._settings = settings
+        self._write(protocol.to_line({"notes": [note] if (note := self._generator.drafting.note) else []}))
 
     def _prompt(self, command: dict[str, Any]) -> Prompt:
         assert self._template is not None
@@ -116,13 +127,21 @@ class Worker:
         if header.chat_template:
             self._renderer.start()  # starts up while the model loads
 
-        from localknobs.engine import generate, llama
+        from localknobs.engine import drafting, generate, llama
 
         llama.send_log_to_stderr()
         tuners, threads = self._threads(settings.threads)
         model = llama.LoadedModel(settings, plan.size, threads, bool(command["use_extra_bufts"]), self._progress)
         self._probe(model)
-        self._generator = generate.Generator(model, tuners, threads, self._send)
+        devices = model.devices
+        draft = None
+        if settings.model_draft:
+            draft = drafting.load_draft(
+                model, settings, threads, use_extra_bufts=bool(command["use_extra_bufts"]), probe=self._probe
+            )
+        self._generator = generate.Generator(model, draft, settings, tuners, threads, self._send)
+        self._settings = settings
+        draft_note = self._generator.drafting.note
         control_texts, added_texts = model.reserved_texts(model.chat_template())
         self._template = ChatTemplate(
             model.chat_template(),
@@ -148,8 +167,8 @@ class Worker:
             chat_template=model.chat_template(),
             recommended=header.sampling,
             system_info=llama.lib.llama_print_system_info().decode("utf-8", "replace").strip(),
-            devices=model.devices,
-            notes=plan.notes,
+            devices=devices,
+            notes=(*plan.notes, *([draft_note] if draft_note else [])),
         )
         self._write(protocol.to_line({"loaded": {name: getattr(info, name) for name in ModelInfo.__slots__}}))
 

@@ -6,6 +6,7 @@ from localknobs.knobs.cache import CACHE
 from localknobs.knobs.placement import PLACEMENT
 from localknobs.knobs.record import Knob
 from localknobs.knobs.rope import ROPE
+from localknobs.knobs.speculation import SPECULATION
 
 _LOAD: tuple[Knob, ...] = (
     Knob(
@@ -42,5 +43,5 @@ _LOAD: tuple[Knob, ...] = (
     ),
 )
 
-LOADING: tuple[Knob, ...] = (*_LOAD, *ROPE, *CACHE, *PLACEMENT)
+LOADING: tuple[Knob, ...] = (*_LOAD, *ROPE, *CACHE, *PLACEMENT, *SPECULATION)
 """Every row that is a field of `LoadSettings`."""

@@ -291,6 +291,6 @@ def test_closing_the_generator_early_stops_the_answer_and_the_next_is_right(endl
 
 def test_a_fixed_thread_count_can_be_set_and_is_told(alphabet_model, open_engine):
     engine = open_engine(alphabet_model, threads=0)
-    engine.set_threads(1)
+    engine.use_settings({"threads": 1})
     assert ask(engine, "x", GREEDY).stats.threads == 1
     assert engine.settings.threads == 1

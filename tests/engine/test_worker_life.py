@@ -136,7 +136,7 @@ def test_a_load_is_cancelled_by_an_exception_from_the_progress_callback(built_in
 
 def test_an_error_in_the_worker_itself_ends_it_with_its_traceback(alphabet_model, open_engine):
     engine = open_engine(alphabet_model)
-    engine._worker.send({"do": "threads", "threads": "many"})
+    engine._worker.send({"do": "settings", "values": "none"})
     with pytest.raises(EngineDied, match="code 1") as caught:
         ask(engine, "a", GREEDY)
     assert any("Traceback" in line for line in caught.value.log_tail)

@@ -14,7 +14,7 @@ from textual.worker import Worker, WorkerState
 from localknobs.conversations import ROOT, Conversation, Node
 from localknobs.engine import Noted, SamplerChanged
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
-from localknobs.knobs import Value
+from localknobs.knobs import KNOBS, Value
 from localknobs.sampler_state import SamplerState
 from localknobs.tui.bridge import Answer, AnswerEnded, AnswerGrew, Bridge, Pace, PromptProgressed, as_ours
 from localknobs.tui.screens.picker import Choice, Picker
@@ -111,7 +111,7 @@ class AnsweringScreen(Screen[None]):
             answer,
             self.conversation.messages(),
             dict(self.sampler.values),
-            int(str(self.load_values.get("threads", 0))),
+            {name: value for name, value in self.load_values.items() if KNOBS[name].applies == "next answer"},
             continue_last=continued is not None,
         )
 

@@ -9,7 +9,7 @@ from textual.content import Content
 from localknobs.engine import LoadSettings
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
-from localknobs.knobs import Value, defaults
+from localknobs.knobs import KNOBS, Value, defaults
 from localknobs.library import BUILT_IN, find_model
 from localknobs.terminal_text import printable
 from localknobs.tui.bridge import ModelFailed, ModelLoaded, ModelLoading
@@ -60,8 +60,12 @@ class ModelScreen(AnsweringScreen):
 
     @property
     def reload_pending(self) -> bool:
-        """Whether a loading knob was turned since the load; the count of threads needs none."""
-        return any(value != self._loaded_values[name] for name, value in self.load_values.items() if name != "threads")
+        """Whether a knob was turned that needs a new load; the count of threads needs none."""
+        return any(
+            value != self._loaded_values[name]
+            for name, value in self.load_values.items()
+            if KNOBS[name].applies == "reload"
+        )
 
     # ---- what comes ---------------------------------------------------------------------------
 

@@ -1,0 +1,240 @@
+"""Whether to draft, by whom and how far, decided from what steps and drafts really cost and how often they are right.
+
+With acceptance `a` and `g` drafted tokens a step gives (1 - a^(g+1)) / (1 - a) tokens (Leviathan 2022,
+arXiv:2211.17192, equation 1). What it costs is measured, not assumed: on a CPU a batch of two can take twice the
+time of one token, and the cost of more grows unevenly. Plain Python without llama.cpp, since nothing here computes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+PLAIN_FIRST = 3
+"""Steps without a draft at the very beginning: what everything else is measured against."""
+PLAIN_AGAIN = 48
+"""Steps with a draft after which one without is taken, so that the measure stays fresh."""
+TRIAL = 4
+"""Drafts of a new drafter that are looked at before it is judged."""
+RETRIAL = 2
+FIRST_PAUSE, LONGEST_PAUSE = 64, 2048
+"""Steps until a drafter that did not pay is looked at again; doubled each time it still does not."""
+WORTH = 1.02
+"""Predicted speed, against plain steps, from which on a draft is made."""
+ALLOWED_SHARE, ALLOWED_TOKENS = 0.012, 4
+"""Time that trials may lose: a share of all time so far, and what so many plain tokens take."""
+HOPE = 0.75
+"""Acceptance that a drafter nobody has tried yet is believed to have."""
+FORGET = 0.97
+"""How much of the past counts a draft later."""
+
+
+class StepCosts:
+    """How long a step of so many rows takes; ratios to one row, since that changes with the context and the machine.
+
+    Args:
+        most: Rows of the longest step.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._one: deque[float] = deque(maxlen=15)
+        self._plain: deque[float] = deque(maxlen=15)
+        self._seen: dict[int, deque[float]] = {}
+        self._guesses = 0  # records until the rows nobody measured are guessed anew
+        self.ratios = [0.0, *(1 + 0.2 * more for more in range(most))]
+        self.one = 0.0
+        self.plain = 0.0
+
+    def record(self, rows: int, decode_s: float, whole_s: float) -> None:
+        """Take the times of a step: of the decode alone, and from its beginning to that of the next one."""
+        if rows == 1:
+            self._one.append(decode_s)
+            self._plain.append(whole_s)
+            self.one, self.plain = median(self._one), median(self._plain)
+        elif self.one:
+            seen = self._seen.get(rows)
+            if seen is None:
+                seen = self._seen[rows] = deque(maxlen=7)
+                self._guesses = 0
+            seen.append(decode_s / self.one)
+            self.ratios[rows] = median(seen)
+            self._guesses -= 1
+            if self._guesses <= 0:
+                self._guess()
+
+    def _guess(self) -> None:
+        """Guess the ratios of rows that were not measured from those that were."""
+        self._guesses = 16
+        known = sorted({1, *self._seen})
+        for rows in range(2, len(self.ratios)):
+            if rows in self._seen:
+                continue
+            below = max(one for one in known if one < rows)
+            above = min((one for one in known if one > rows), default=0)
+            low = self.ratios[below]
+            # Beyond the longest: half the slope so far, so that longer drafts are tried once rather than never.
+            slope = (self.ratios[above] - low) / (above - below) if above else 0.5 * (low - 1) / max(1, below - 1)
+            self.ratios[rows] = low + max(0.02, slope) * (rows - below)
+
+    @property
+    def between(self) -> float:
+        """Seconds of a token outside the decode: sampling, text."""
+        return max(0.0, self.plain - self.one)
+
+
+@dataclass(slots=True)
+class Track:
+    """What is known of one kind of draft.
+
+    Args:
+        right, tried: Drafted tokens that were accepted, and that were judged; older ones count less.
+        cost: Seconds to draft one token, typically.
+        left: Drafts still to be made before it is judged.
+        pause: Steps until it is looked at again; 0 when it may draft.
+        next_pause: The pause after the next verdict against it.
+        best: Length that promises most, and the speed it promises against plain steps.
+    """
+
+    right: float = 0.0
+    tried: float = 0.0
+    costs: deque[float] = field(default_factory=lambda: deque(maxlen=9))
+    cost: float = 0.0
+    left: int = TRIAL
+    pause: int = 0
+    next_pause: int = FIRST_PAUSE
+    best: tuple[int, float] | None = None
+
+    @property
+    def acceptance(self) -> float:
+        """Share of drafted tokens that are accepted, with two hopeful ones before the first."""
+        return (self.right + 2 * HOPE) / (self.tried + 2)
+
+
+class DraftPolicy:
+    """Chooses drafts.
+
+    Args:
+        longest: Most tokens of a draft.
+        shortest: Fewest; shorter ones are not worth a verification.
+        measured: Drafts only where that is faster, and little is lost on finding out. Without it, whatever
+            can draft does, and only the length follows the measurements.
+    """
+
+    def __init__(self, longest: int, shortest: int, *, measured: bool) -> None:
+        self.longest = longest
+        self.shortest = max(1, shortest)
+        self.measured = measured
+        self.costs = StepCosts(longest + 1)
+        self.tracks: dict[str, Track] = {}
+        self._steps = 0
+        self._drafted_in_a_row = 0
+        self._elapsed = 0.0
+        self._loss = 0.0
+
+    def plain_turn(self) -> bool:
+        """Whether the next step is to be a plain one whatever can be drafted; called once a step."""
+        self._steps += 1
+        return self._steps <= PLAIN_FIRST or self._drafted_in_a_row >= PLAIN_AGAIN
+
+    def length(self, kind: str, room: int, extra_s: float = 0.0) -> int:
+        """Return how many tokens to draft, 0 for none.
+
+        Args:
+            kind: What would draft, such as `model`.
+            room: Most tokens that the context and the batch have room for.
+            extra_s: Seconds it would take to bring the drafter up to date first.
+        """
+        track = self.tracks.get(kind) or self.tracks.setdefault(kind, Track())
+        if track.pause:
+            track.pause -= 1
+            if track.pause:
+                return 0
+            # It may be another part of the text now: the past counts little.
+            track.left, track.best, track.right, track.tried = RETRIAL, None, 0.3 * track.right, 0.3 * track.tried
+        count, speed = track.best or self._best(track)
+        if self.measured:
+            on_trial = track.left > 0
+            if not on_trial and speed < WORTH:
+                self._put_off(track)
+                return 0
+            if not self._may_lose(count, track, extra_s, on_trial=on_trial):
+                return 0
+        return 0 if room < self.shortest else min(count, room)
+
+    def speed(self, kind: str) -> float:
+        """Return the speed that a kind of draft promises, against plain steps."""
+        track = self.tracks.get(kind)
+        return (track.best or self._best(track))[1] if track else 0.0
+
+    def record_plain(self, decode_s: float, whole_s: float) -> None:
+        """Take the times of a step without a draft."""
+        self._drafted_in_a_row = 0
+        self._elapsed += whole_s
+        self.costs.record(1, decode_s, whole_s)
+
+    def record(self, kind: str, drafted: int, accepted: int, draft_s: float, decode_s: float, whole_s: float) -> None:
+        """Take what a draft cost and how much of it was right.
+
+        Args:
+            kind: What drafted.
+            drafted: Tokens guessed.
+            accepted: Those of them that were drawn.
+            draft_s: Seconds of drafting.
+            decode_s: Seconds of the verification.
+            whole_s: Seconds from the beginning of the draft to that of the next step.
+        """
+        track = self.tracks.setdefault(kind, Track())
+        track.right = track.right * FORGET + accepted
+        track.tried = track.tried * FORGET + accepted + (accepted < drafted)
+        track.costs.append(draft_s / drafted)
+        track.cost = median(track.costs)
+        track.left = max(0, track.left - 1)
+        self.costs.record(drafted + 1, decode_s, whole_s)
+        track.best = self._best(track)
+        self._drafted_in_a_row += 1
+        self._elapsed += whole_s
+        lost = whole_s - (accepted + 1) * self.costs.plain
+        limit = 10 * self.costs.plain  # a hiccup of the machine is not the draft's fault
+        self._loss = max(-2 * limit, self._loss + min(lost, 2 * limit))
+        if self.measured and not track.left:
+            if track.best[1] < WORTH:
+                self._put_off(track)
+            else:
+                track.next_pause = FIRST_PAUSE
+
+    def record_nothing(self, kind: str, draft_s: float) -> None:
+        """Take the time of a draft that came to nothing."""
+        track = self.tracks.setdefault(kind, Track())
+        track.left = max(0, track.left - 1)
+        self._elapsed += draft_s
+        self._loss += draft_s
+
+    @property
+    def plain_s(self) -> float:
+        """Seconds a token takes without drafts; 0 when not known yet."""
+        return self.costs.plain
+
+    def _best(self, track: Track) -> tuple[int, float]:
+        """Return the length that promises most, and its speed against plain steps."""
+        costs, rate = self.costs, min(track.acceptance, 0.995)
+        best, fastest = self.shortest, 0.0
+        tokens = sum(rate**place for place in range(self.shortest))
+        for count in range(self.shortest, self.longest + 1):
+            tokens += rate**count
+            seconds = count * track.cost + costs.ratios[count + 1] * costs.one + tokens * costs.between
+            if seconds and (speed := tokens * costs.plain / seconds) > fastest:
+                best, fastest = count, speed
+        return best, fastest
+
+    def _may_lose(self, count: int, track: Track, extra_s: float, *, on_trial: bool) -> bool:
+        """Whether what was lost so far leaves room for what this draft loses at worst."""
+        costs = self.costs
+        at_risk = extra_s
+        if on_trial:
+            at_risk += count * track.cost + (costs.ratios[count + 1] - 1) * costs.one
+        return self._loss + at_risk <= ALLOWED_TOKENS * costs.plain + ALLOWED_SHARE * self._elapsed
+
+    def _put_off(self, track: Track) -> None:
+        track.pause = track.next_pause
+        track.next_pause = min(LONGEST_PAUSE, 2 * track.next_pause)
