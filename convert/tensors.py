@@ -92,6 +92,23 @@ class PlannedTensor:
         """How many values it has."""
         return math.prod(self.shape)
 
+    @property
+    def rows(self) -> int:
+        """How many rows of its fastest size it has."""
+        return self.elements // self.shape[-1] if self.shape and self.shape[-1] else 0
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether some of its rows may be asked for by themselves: all lie on disk as they are, in one tensor."""
+        if self.repack or self.values is not None or len(self.parts) != 1:
+            return False
+        return self.parts[0].view is None and stored_as_it_is(self.source, self.parts[0].name)
+
+    @property
+    def source_row_bytes(self) -> int:
+        """Bytes that a row of a tensor that can be cut takes on disk."""
+        return self.shape[-1] * _STORED[self.source.info(self.parts[0].name).dtype].itemsize
+
     def size_bytes(self, type_name: str | None = None) -> int:
         """Return how many bytes it takes, in its own type or another."""
         columns = self.shape[-1] if self.shape else 1
@@ -123,8 +140,12 @@ class PlannedTensor:
         for block, kind, name in self._blocks():
             yield self._widened(block, kind, name).reshape(-1, self.shape[-1] if self.shape else 1)
 
-    def chunks(self, type_name: str | None = None) -> Iterator[Array]:
-        """Yield the bytes to write, in `type_name` (`F32`, `F16`, `BF16`, `Q8_0`) or its own type.
+    def chunks(self, type_name: str | None = None, rows: range | None = None) -> Iterator[Array]:
+        """Yield the bytes to write, each chunk before the next is asked for: that may take the same memory.
+
+        Args:
+            type_name: `F32`, `F16`, `BF16` or `Q8_0`; its own type when not given.
+            rows: Which rows, of a tensor that can be cut; all when not given.
 
         Raises:
             BadFile: a weight is infinite or no number.
@@ -133,20 +154,20 @@ class PlannedTensor:
         if self.repack:
             yield from self.repack(self.source)
             return
-        for block, kind, name in self._blocks():
+        for block, kind, name in self._blocks(rows):
             if kind == wanted and not self.shift:
                 self._check(block, kind, name)
                 yield block
             else:
                 yield narrowed(self._widened(block, kind, name).reshape(-1, self.shape[-1]), wanted, self.name)
 
-    def _blocks(self) -> Iterator[tuple[Array, str, str]]:
+    def _blocks(self, rows: range | None = None) -> Iterator[tuple[Array, str, str]]:
         if self.values is not None:
             yield self.values, "F32", self.name
         for part in self.parts:
             spec = self.source.info(part.name)
             if part.view is None and stored_as_it_is(self.source, part.name):
-                for slab in _streamed(self.source, spec, self.shape[-1] if self.shape else 1):
+                for slab in _streamed(self.source, spec, self.shape[-1] if self.shape else 1, rows):
                     yield slab, spec.dtype, part.name
                 continue
             array, kind = stored_array(self.source, part.name)
@@ -186,14 +207,15 @@ def stored_array(source: WeightSource, name: str) -> tuple[Array, str]:
     return stored.view(_STORED[spec.dtype]).reshape(spec.shape), spec.dtype
 
 
-def _streamed(source: WeightSource, spec: TensorSpec, columns: int) -> Iterator[Array]:
-    """Yield a tensor in slabs of whole rows, each in the same memory as the one before."""
+def _streamed(source: WeightSource, spec: TensorSpec, columns: int, rows: range | None) -> Iterator[Array]:
+    """Yield a tensor, or some of its rows, in slabs of whole rows, each in the same memory as the one before."""
     kind = _STORED[spec.dtype]
     row_bytes = max(1, columns * kind.itemsize)
     step = max(1, SLAB_BYTES // row_bytes) * row_bytes
-    room = np.empty(min(step, spec.size_bytes), np.uint8)
-    for at in range(0, spec.size_bytes, step):
-        slab = room[: min(step, spec.size_bytes - at)]
+    start, stop = (rows.start * row_bytes, rows.stop * row_bytes) if rows is not None else (0, spec.size_bytes)
+    room = np.empty(min(step, stop - start), np.uint8)
+    for at in range(start, stop, step):
+        slab = room[: min(step, stop - at)]
         source.fill(spec.name, at, slab)
         yield slab.view(kind)
 
