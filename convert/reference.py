@@ -6,19 +6,16 @@ was found; logits go to files. The whole model is in this process's memory, in f
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from localknobs.convert.child import Say, serve
 from localknobs.convert.token_proof import own_encoder
-from localknobs.engine import protocol
 from localknobs.errors import BadFile
-from localknobs.jobs import DISK_FULL
 
 MOST_SPECIAL = 8
 """How many control tokens are compared within a text."""
@@ -69,7 +66,52 @@ def _described(tokenizer: Any, config: Any, generation: Any, order: dict[str, An
     }
 
 
-def _run(order: dict[str, Any], say: Any) -> None:
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _adapted(model: Any, loras: Sequence[tuple[str, float]], rows: int) -> Any:
+    """Return a model with adapters as peft applies them; one stays beside the weights, as it was trained.
+
+    Args:
+        model: The base.
+        loras: Folders and factors.
+        rows: Of the embedding, where an adapter brings more tokens; 0 where the base's stay.
+    """
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    if rows:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    names = [f"adapter{at}" for at in range(len(loras))]
+    for name, (folder, scale) in zip(names, loras, strict=True):
+        if name == names[0]:
+            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+        else:
+            model.load_adapter(folder, adapter_name=name)
+        for module in model.modules():
+            # What is trained whole has no factor in peft: it is put so far between the base and what was trained.
+            if isinstance(module, LoraLayer):
+                module.set_scale(name, scale)
+            elif isinstance(module, ModulesToSaveWrapper) and name in module.modules_to_save:
+                whole = module.modules_to_save[name].parameters()
+                for trained, base in zip(whole, module.original_module.parameters(), strict=True):
+                    trained.data = base.data.lerp(trained.data, scale)
+            elif isinstance(module, TrainableTokensLayer) and name in module.trainable_tokens_delta:
+                rows_trained = module.trainable_tokens_delta[name]
+                rows_trained.data = module.trainable_tokens_original[name].data.lerp(rows_trained.data, scale)
+    if len(names) == 1:
+        return model
+    model.base_model.set_adapter(names)
+    return model.merge_and_unload()
+
+
+def _run(order: dict[str, Any], say: Say) -> None:
+    # Nothing is looked up on the hub, and no folder that the user stands in lends its modules.
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -81,11 +123,15 @@ def _run(order: dict[str, Any], say: Any) -> None:
             source, dtype=torch.float32, attn_implementation="eager", **own
         )
     except Exception as error:  # the library raises all kinds
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
         raise BadFile(
-            f"transformers cannot load {source}: {reason}", "Without it there is nothing to compare with."
+            f"transformers cannot load {source}: {_reason(error)}", "Without it there is nothing to compare with."
         ) from None
+    if loras := order["loras"]:
+        try:
+            model = _adapted(model, loras, order["rows"])
+        except Exception as error:  # as above
+            folders = ", ".join(folder for folder, _ in loras)
+            raise BadFile(f"peft cannot load {folders}: {_reason(error)}", "Compare with the merged model.") from None
     model.eval()
     found = _described(tokenizer, model.config, model.generation_config, order)
     say(found)
@@ -96,42 +142,5 @@ def _run(order: dict[str, Any], say: Any) -> None:
             say({"done": at})
 
 
-def main() -> None:
-    """Serve the parent; whatever prints to standard output lands in the log instead."""
-    serve(_run)
-
-
-def serve(run: Any) -> None:
-    """Read one order, run it, and write what it says, or its error, to the parent."""
-    from localknobs.errors import LocalknobsError, NotEnough
-
-    out = os.dup(1)
-    os.dup2(2, 1)
-    # Nothing is looked up on the hub, and no folder that the user stands in lends its modules.
-    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-
-    def write(line: bytes) -> None:
-        view = memoryview(line)
-        while view:
-            view = view[os.write(out, view) :]
-
-    code = 0
-    try:
-        run(json.loads(sys.stdin.buffer.readline() or b"{}"), lambda message: write(protocol.to_line(message)))
-    except LocalknobsError as error:
-        write(protocol.error_line(error))
-    except BrokenPipeError:
-        pass  # the parent is gone
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        write(protocol.error_line(NotEnough("The disk is full: logits could not be written", "Set TMPDIR to another.")))
-    except BaseException:
-        traceback.print_exc()  # into the log; the parent shows its last lines
-        code = 1
-    sys.stderr.flush()
-    os._exit(code)  # without C++ destructors, which can hang on a busy device
-
-
 if __name__ == "__main__":
-    main()
+    serve(_run)

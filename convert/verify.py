@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from localknobs.convert.checkpoint import open_checkpoint
+from localknobs.convert.adapter import LoraChoice
 from localknobs.convert.logit_distance import Distance, Limits, limits_for
+from localknobs.convert.merge import MergedSource, open_source
 from localknobs.convert.token_proof import SAMPLE
 from localknobs.convert.verify_checks import CONVERSATIONS, Check, check_edges, check_template, check_tokens
 from localknobs.engine.process import WorkerProcess
@@ -70,12 +71,14 @@ class VerifyConfig:
         model: A GGUF file made from it.
         prompts: How many prompts are computed, 1 to 20.
         threads: 0 for all physical cores.
+        loras: Adapters that were merged into the file.
     """
 
     source: Path
     model: Path
     prompts: int = len(PROMPTS)
     threads: int = 0
+    loras: tuple[LoraChoice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +90,14 @@ class VerifyPlan:
         header: Of the file.
         limits: What the logits must keep to.
         notes: What the user should know.
+        rows: Tokens of the embedding where an adapter brings more than the base has; else 0.
     """
 
     config: VerifyConfig
     header: Header
     limits: Limits
     notes: tuple[str, ...]
+    rows: int = 0
 
 
 @dataclass(slots=True)
@@ -126,7 +131,8 @@ def plan_verify(config: VerifyConfig) -> VerifyPlan:
         BadValue: a count out of range.
         NotEnough: the checkpoint in float32 is larger than this machine's memory.
     """
-    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    wanted = ("torch", "transformers", "peft") if config.loras else ("torch", "transformers")
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtra(
             f"To compare with the checkpoint takes {' and '.join(missing)}, not installed here", _INSTALL
@@ -137,11 +143,9 @@ def plan_verify(config: VerifyConfig) -> VerifyPlan:
         raise BadValue("A count of threads cannot be below 0", "0 takes all.")
     header = read_header(config.model)
     check_is_model(header)
-    checkpoint = open_checkpoint(config.source)
-    try:
-        needed = 4 * sum(_elements(checkpoint.info(name).shape) for name in checkpoint.names())
-    finally:
-        checkpoint.close()
+    with open_source(config.source, config.loras) as source:
+        needed = 4 * sum(source.info(name).elements for name in source.names())
+        rows = (source.match.vocabulary_rows or 0) if isinstance(source, MergedSource) else 0
     if needed > total_memory_bytes() > 0:
         raise NotEnough(
             f"The checkpoint takes {size_text(needed)} in float32, more than this machine's memory",
@@ -152,7 +156,7 @@ def plan_verify(config: VerifyConfig) -> VerifyPlan:
     notes = []
     if needed > available_memory_bytes() > 0:
         notes.append(f"The checkpoint takes {size_text(needed)} in float32, more than is free: it may take long.")
-    return VerifyPlan(config, header, limits_for(header), tuple(notes))
+    return VerifyPlan(config, header, limits_for(header), tuple(notes), rows)
 
 
 def verify(plan: VerifyPlan) -> Job[Verdict]:
@@ -168,22 +172,23 @@ def verify(plan: VerifyPlan) -> Job[Verdict]:
         BadFile: transformers or llama.cpp cannot load its side.
         LocalknobsError: one of the two processes ended.
     """
-    config = plan.config
     for text in plan.notes:
         yield Noted(text, "warning")
     with tempfile.TemporaryDirectory(prefix="localknobs-") as folder:
-        expected = yield from _reference(config, Path(folder))
+        expected = yield from _reference(plan, Path(folder))
         return (yield from _compare(plan, expected, Path(folder)))
 
 
-def _reference(config: VerifyConfig, folder: Path) -> Job[dict[str, Any]]:
+def _reference(plan: VerifyPlan, folder: Path) -> Job[dict[str, Any]]:
+    config = plan.config
     yield Started("loading the checkpoint in transformers", 0, "prompts")
     worker = WorkerProcess(_REFERENCE)
     try:
         worker.send({
             "source": str(config.source), "texts": [*SAMPLE, *PROMPTS], "prompts": PROMPTS[: config.prompts],
             "conversations": CONVERSATIONS, "most_tokens": MOST_TOKENS, "folder": str(folder),
-            "threads": config.threads or physical_cores(),
+            "threads": config.threads or physical_cores(), "rows": plan.rows,
+            "loras": [(str(lora.path), lora.scale) for lora in config.loras],
         })  # fmt: skip
         found = yield from _next(worker)
         yield Started("the checkpoint", config.prompts, "prompts")
@@ -258,10 +263,3 @@ def _next(worker: WorkerProcess) -> Job[dict[str, Any]]:
         yield Advanced(0)
         time.sleep(_POLL_S)
     return worker.receive()
-
-
-def _elements(shape: Sequence[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

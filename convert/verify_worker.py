@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from localknobs.convert.reference import serve
+from localknobs.convert.child import Say, serve
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import LocalknobsError, NotEnough
-
-Say = Callable[[dict[str, Any]], None]
 
 
 def _run(order: dict[str, Any], say: Say) -> None:

@@ -20,6 +20,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SRC", type=Path, help="folder of the checkpoint: config.json, weights, tokenizer")
     add("model", metavar="GGUF", help="the file made from it, of any type")
+    add(
+        "--lora", metavar="A[:SCALE]", action="append", default=[],
+        help="an adapter that was merged on the way, and how strongly; may be given again, in the same order",
+    )  # fmt: skip
     add("--prompts", metavar="N", type=int, default=20, help="prompts whose logits are compared, 1 to 20; default 20")
     add("-t", "--threads", metavar="N", type=int, default=0, help="threads; default: all physical cores")
     add("--json", action="store_true", help="print a JSON object")
@@ -27,9 +31,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Compare, and say what came of it."""
+    from localknobs.convert.adapter import parse_lora
     from localknobs.convert.verify import VerifyConfig, plan_verify, verify
 
-    config = VerifyConfig(options.source.expanduser(), find_model(options.model), options.prompts, options.threads)
+    loras = tuple(map(parse_lora, options.lora))
+    config = VerifyConfig(
+        options.source.expanduser(), find_model(options.model), options.prompts, options.threads, loras
+    )
     plan = plan_verify(config)
     verdict = run_job(verify(plan))
     distance, limits = verdict.distance, verdict.limits
@@ -43,7 +51,8 @@ def run(options: Namespace) -> int:
     } if distance and not distance.not_finite else None  # fmt: skip
     if options.json:
         print_json({
-            "source": config.source, "model": config.model, "type": plan.header.quant, "passed": verdict.passed,
+            "source": config.source, "loras": [{"path": lora.path, "scale": lora.scale} for lora in loras],
+            "model": config.model, "type": plan.header.quant, "passed": verdict.passed,
             "checks": [{"name": check.name, "passed": check.passed, "found": check.found} for check in verdict.checks],
             "logits": numbers,
             "limits": {
@@ -53,7 +62,8 @@ def run(options: Namespace) -> int:
             "notes": verdict.notes,
         })  # fmt: skip
         return 0 if verdict.passed else 1
-    print(heading(f"{config.model} ({plan.header.quant}) against {config.source}"))
+    merged = "".join(f" with {lora.path.name} at {lora.scale:g}" for lora in loras)
+    print(heading(f"{config.model} ({plan.header.quant}) against {config.source}{merged}"))
     print(facts((check.name, f"{'ok' if check.passed else 'WRONG'}: {check.found}") for check in verdict.checks))
     if distance and numbers:
         print(facts([

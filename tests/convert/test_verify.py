@@ -16,6 +16,7 @@ from random_model import write_random_model
 from repository import REPOSITORY
 
 from localknobs.cli.main import run
+from localknobs.convert.adapter import LoraChoice
 from localknobs.convert.gguf_header import header_bytes, raw_keys, replaced, text_key, texts_key
 from localknobs.convert.logit_distance import Distance, limits_for
 from localknobs.convert.verify import VerifyConfig, plan_verify, verify
@@ -27,8 +28,8 @@ CHECKPOINT = REPOSITORY / "models" / "checkpoint"
 TEMPLATE = (CHECKPOINT / "chat_template.jinja").read_text(encoding="utf-8")
 
 
-def found_by(source, model, prompts=2):
-    verdict = drain(verify(plan_verify(VerifyConfig(source, model, prompts, 1))))
+def found_by(source, model, prompts=2, loras=()):
+    verdict = drain(verify(plan_verify(VerifyConfig(source, model, prompts, 1, loras))))
     return verdict, {check.name: check.found for check in verdict.checks if not check.passed}
 
 
@@ -66,6 +67,44 @@ def test_conversions_pass_within_the_limit_of_f32(checkpoint, case, tmp_path):
     source = checkpoint(case)
     verdict, wrong = found_by(source, convert_to(tmp_path / "out.gguf", source, check_tokens=True), 4)
     assert not wrong and verdict.distance.largest < verdict.limits.most_difference <= 1e-2
+
+
+@pytest.fixture
+def adapters(checkpoint, tmp_path):
+    """Return a base, and adapters of it by name."""
+    from tiny_adapters import save_adapter
+
+    base = checkpoint("llama")
+    return base, {
+        "plain": save_adapter(base, tmp_path / "plain", r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]),
+        "dora": save_adapter(base, tmp_path / "dora", seed=2, r=4, use_dora=True, target_modules=["v_proj"]),
+        "whole": save_adapter(
+            base, tmp_path / "whole", seed=3, r=4, target_modules=["k_proj"], modules_to_save=["lm_head"]
+        ),
+        "tokens": save_adapter(
+            base, tmp_path / "tokens", seed=4, r=4, target_modules=["q_proj"], trainable_token_indices=[5, 6, 300]
+        ),
+    }
+
+
+@pytest.mark.parametrize("chosen", [["dora:1"], ["tokens:0.5"], ["plain:0.3", "whole:0.7"]], ids=",".join)
+def test_a_file_with_adapters_merged_is_compared_with_what_peft_makes_of_them(adapters, chosen, tmp_path):
+    base, folders = adapters
+    pairs = [choice.split(":") for choice in chosen]
+    loras = tuple(LoraChoice(folders[name], float(scale)) for name, scale in pairs)
+    model = convert_to(tmp_path / "out.gguf", base, loras=loras)
+    verdict, wrong = found_by(base, model, loras=loras)
+    assert not wrong and verdict.distance.largest < verdict.limits.most_difference
+
+
+def test_an_adapter_left_out_is_noticed_from_the_command_line(adapters, tmp_path, capsys):
+    base, folders = adapters
+    model = convert_to(tmp_path / "out.gguf", base, loras=(LoraChoice(folders["plain"], 0.5),))
+    words = ["verify", str(base), str(model), "-t", "1", "--prompts", "2"]
+    assert run(words) == 1
+    assert run([*words, "--lora", f"{folders['plain']}:0.5"]) == 0
+    assert "with plain at 0.5" in capsys.readouterr().out
+    assert run([*words, "--lora", str(tmp_path / "none")]) == 3
 
 
 # ---- what is wrong, and named --------------------------------------------------------------------
