@@ -13,8 +13,9 @@ from localknobs.engine.checks import cache_bytes_per_token
 from localknobs.engine.rope import Rope, rope_of_file, rope_of_load
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadValue, Unsupported
-from localknobs.gguf_info import Header
+from localknobs.gguf_info import Header, read_header
 from localknobs.knobs import KNOBS, Value
+from localknobs.knobs.rope import ROPE
 
 FACTOR_STEP = 0.25
 """Factors are rounded up to this: the rest is room for the answer."""
@@ -101,6 +102,24 @@ def target_length(
     )
 
 
+def proposed_settings(settings: LoadSettings, tokens: int) -> LoadSettings:
+    """Return loading settings with which the model sees so many tokens.
+
+    Raises:
+        BadValue: the settings scale RoPE or choose a context already, or the length is none.
+        Unsupported, BadFile, NotFound: the model cannot be extended, or read.
+    """
+    named = [
+        KNOBS[name].flags[0]
+        for name in ("n_ctx", *(row.name for row in ROPE))
+        if getattr(settings, name) != KNOBS[name].default
+    ]
+    if named:
+        raise BadValue(f"--target-ctx chooses {', '.join(named)} itself", "Give either the length or those flags.")
+    way = target_length(read_header(settings.model), tokens, settings).proposed
+    return replace(settings, **way.settings)  # type: ignore[arg-type]
+
+
 def _ways(header: Header, own: Rope, tokens: int) -> list[Extension]:
     if tokens <= own.trained:
         return [
@@ -147,9 +166,7 @@ def _extension(header: Header, trained: Rope, name: str, knobs: Mapping[str, Val
 def _notes(own: Rope, way: Extension, settings: LoadSettings, needed: int, free: int) -> list[str]:
     notes = []
     if way.name != "model" and own.factors:
-        notes.append(
-            "The file scales by factors of its own (rope_freqs.weight); this comes on top of them."
-        )
+        notes.append("The file scales by factors of its own (rope_freqs.weight); this comes on top of them.")
     if way.name != "model" and own.method in ("linear", "yarn") and own.factor != 1:
         notes.append(f"The file's own {own.method} factor of {own.factor:g} is replaced, not multiplied.")
     if way.rope.factor > BORNE_FACTOR:
