@@ -16,6 +16,7 @@ class Qwen2Moe(WithExperts):
     """Qwen1.5-MoE and Qwen2-57B-A14B."""
 
     architecture = "qwen2moe"
+    head = "needed"
     vocabulary_kind = "bpe"
     names: ClassVar[Mapping[str, str]] = {
         **NAMES,
