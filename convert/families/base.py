@@ -49,6 +49,7 @@ _NOT_WEIGHTS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_fr
 
 OwnFlags = tuple[dict[str, bool], dict[str, bool]]
 """Flags of a vocabulary that are set before it, and after it."""
+Head = Literal["needed", "optional", "embedding"]
 ByName = TypeVar("ByName", bound="type[Family]")
 FAMILIES: dict[str, type[Family]] = {}
 """Names of architectures in `config.json` to families."""
@@ -90,7 +91,7 @@ class Family:
     theta: ClassVar[float | None] = 10000.0
     local_theta: ClassVar[float | None] = None
     rope_kinds: ClassVar[tuple[str, ...]] = ("default", "linear", "dynamic", "yarn")
-    head: ClassVar[Literal["needed", "optional", "embedding"]] = "optional"
+    head: ClassVar[Head] = "optional"
     vocabulary_kind: ClassVar[Kind] = "any"
     pre_tokenizers: ClassVar[tuple[str, ...]] = ()
 
