@@ -13,7 +13,7 @@ VERBS = {
     "chat": "chat with a model in this terminal, or answer one prompt",
     "ls": "list the models on this machine",
     "show": "show what is inside a model file",
-    "context": "show how far a model sees, and make it see further",
+    "fit": "say which file of a model fits, on this machine or another, at which context",
     "convert": "make a GGUF file of a Hugging Face model, with adapters if wanted",
     "merge": "put adapters into their base model, which becomes a model of its own",
     "quantize": "make a smaller file of a model, or several in one pass",

@@ -1,0 +1,103 @@
+"""From what a user types to the files to choose from: those of a model here, or of a repository on the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from localknobs.errors import LocalknobsError
+from localknobs.fit.advice import Candidate
+from localknobs.fit.machine import FitMachine
+from localknobs.fit.planning import Planning
+from localknobs.fit.pricer import Pricer
+from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
+from localknobs.library import find_model, installed_models
+
+MOST_ALIKE = 40
+"""Files of one model that are looked at."""
+
+
+@dataclass(slots=True)
+class Choices:
+    """The files of one model.
+
+    Args:
+        title: What the model calls itself.
+        reference: Prices the file that was named, or that stands for all.
+        candidates: All of them, the named one first.
+        path: The named file; None for a repository.
+    """
+
+    title: str
+    reference: Pricer
+    candidates: list[Candidate]
+    path: Path | None = None
+
+    def close(self) -> None:
+        """Close every pricer."""
+        for pricer in {id(one): one for one in (self.reference, *(c.pricer for c in self.candidates)) if one}.values():
+            pricer.close()
+
+
+def read_headers(path: Path) -> tuple[Header, ...]:
+    """Return the headers of all files of a model, the first one's first.
+
+    Raises:
+        BadFile, NotFound, Unsupported: it is no model, or not whole.
+    """
+    first = read_header(path)
+    check_is_model(first)
+    return tuple(first if shard == first.path else read_header(shard) for shard in shard_paths(first))
+
+
+def read_adapters(paths: Sequence[Path]) -> tuple[Header, ...]:
+    """Return the headers of adapter files."""
+    return tuple(read_header(path) for path in paths)
+
+
+def local_choices(
+    name: str, machine: FitMachine, planning: Planning, adapters: Sequence[Header] = (), draft: Sequence[Header] = ()
+) -> Choices:
+    """Return a model of this machine with the other quantizations of it that are here.
+
+    Raises:
+        NotFound, BadFile, Unsupported: there is no such model, or it cannot be read.
+    """
+    path = find_model(name)
+    headers = read_headers(path)
+    reference = Pricer(headers, machine, adapters, draft, planning)
+    candidates = [_candidate(path, headers, reference)]
+    for other in _alike(path, headers):
+        try:
+            found = read_headers(other)
+        except LocalknobsError:
+            continue  # a damaged file is `ls`'s to report
+        candidates.append(_candidate(other, found, Pricer(found, machine, adapters, draft, planning)))
+    return Choices(headers[0].name, reference, candidates, path)
+
+
+def _candidate(path: Path, headers: Sequence[Header], pricer: Pricer) -> Candidate:
+    return Candidate(headers[0].quant, sum(header.tensor_bytes for header in headers), path, pricer)
+
+
+def _alike(path: Path, headers: Sequence[Header]) -> list[Path]:
+    """Return other files here that hold the same model: of one architecture, name and number of parameters."""
+    first, parameters = headers[0], sum(header.parameters for header in headers)
+    alike = []
+    for entry in installed_models():
+        same = entry.architecture == first.architecture and entry.parameters == parameters and entry.kind == "model"
+        if same and entry.path != path and entry.quant != first.quant and not entry.trouble:
+            alike.append(entry.path)
+    return alike[:MOST_ALIKE]
+
+
+def choices_of(
+    spec: str, machine: FitMachine, planning: Planning, adapters: Sequence[Header] = (), draft: Sequence[Header] = ()
+) -> Choices:
+    """Return the files that a text names: a model here, or else a repository on the hub.
+
+    Raises:
+        NotFound, BadFile, Unsupported, HubFailure: there is no such model, or it cannot be read.
+    """
+    return local_choices(spec, machine, planning, adapters, draft)
