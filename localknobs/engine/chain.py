@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Any, cast
 
@@ -33,11 +34,15 @@ class Link:
             its memory and its random numbers.
         make: Makes the llama.cpp sampler; raises `BadValue`.
         window: How many of the last tokens it must be shown when it is new; 0 when it has no memory.
+        name: Its name in the list `samplers`, or of what stands before and after it.
+        learns: Whether it keeps numbers of its own from draw to draw, beyond random ones and the last tokens.
     """
 
     key: tuple[Any, ...]
     make: Callable[[], Any]
     window: int = 0
+    name: str = ""
+    learns: bool = False
 
 
 def links(model: LoadedModel, values: Mapping[str, Value], seed: int) -> Iterator[Link]:
@@ -55,14 +60,14 @@ def links(model: LoadedModel, values: Mapping[str, Value], seed: int) -> Iterato
         *((token, -inf) for token in model.suppressed_tokens),
     )
     if bias:
-        yield Link(("logit_bias", bias), lambda: _logit_bias(model, bias))
+        yield Link(("logit_bias", bias), lambda: _logit_bias(model, bias), name="logit_bias")
     if number["mirostat"]:
         if number["temp"] > 0:
-            yield _temperature(number["temp"], 0.0, 1.0)
+            yield replace(_temperature(number["temp"], 0.0, 1.0), name="temperature")
     else:
         for name in order:
             if link := _named(name, model, number, values, seed):
-                yield link
+                yield replace(link, name=name)
     yield _selector(model, number, order, seed)
 
 
@@ -119,19 +124,23 @@ def _selector(model: LoadedModel, number: Mapping[str, float], order: tuple[str,
     # llama.cpp draws from the one token that a temperature of 0 leaves; taking it is the same and cheaper.
     heeded = number["mirostat"] or ("temperature" in order and not number["dynatemp_range"])
     if temp <= 0 and heeded:
-        return _simple(lib.llama_sampler_init_greedy)
+        return replace(_simple(lib.llama_sampler_init_greedy), name="greedy")
     if number["mirostat"]:
         tau, eta = number["mirostat_tau"], number["mirostat_eta"]
         if number["mirostat"] == 1:
             return Link(
                 ("mirostat", 1, tau, eta),
                 lambda: lib.llama_sampler_init_mirostat(model.vocabulary_size, seed, tau, eta, _MIROSTAT_CANDIDATES),
+                name="mirostat",
+                learns=True,
             )
-        return Link(("mirostat", 2, tau, eta), lambda: lib.llama_sampler_init_mirostat_v2(seed, tau, eta))
+        make = partial(lib.llama_sampler_init_mirostat_v2, seed, tau, eta)
+        return Link(("mirostat", 2, tau, eta), make, name="mirostat", learns=True)
     if target >= 0 or "adaptive_p" in order:
         decay = number["adaptive_decay"]
-        return Link(("adaptive_p", target, decay), lambda: lib.llama_sampler_init_adaptive_p(target, decay, seed))
-    return Link(("dist",), lambda: lib.llama_sampler_init_dist(seed))
+        make = partial(lib.llama_sampler_init_adaptive_p, target, decay, seed)
+        return Link(("adaptive_p", target, decay), make, name="adaptive_p", learns=True)
+    return Link(("dist",), lambda: lib.llama_sampler_init_dist(seed), name="dist")
 
 
 def _dry(model: LoadedModel, window: int, shape: tuple[float, float, int], breakers: tuple[str, ...]) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
+from localknobs.engine.view import SamplerView
 from localknobs.knobs import Value
 
 
@@ -113,7 +114,36 @@ class Finished:
     stats: Stats
 
 
-Event = PromptRead | TextArrived | SamplerChanged | Noted | Finished
+@dataclass(frozen=True, slots=True)
+class TokensScored:
+    """How sure the model was of tokens of the answer, before any sampler; sent only when asked for.
+
+    Args:
+        first: Which token of the answer the first one is, from 0.
+        scores: For each token: the length of the answer's text with it, its probability, and the entropy in bits of
+            the distribution it was drawn from. -1 and -1 for a token that nobody drew, or whose scores are not kept.
+    """
+
+    first: int
+    scores: tuple[tuple[int, float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The reply to a look at the samplers, also in the middle of an answer.
+
+    Args:
+        number: The look's own number.
+        view: What there is to see; None when there is nothing.
+        trouble: Why there is nothing, with what to do about it.
+    """
+
+    number: int
+    view: SamplerView | None
+    trouble: str = ""
+
+
+Event = PromptRead | TextArrived | SamplerChanged | Noted | TokensScored | Looked | Finished
 
 
 @dataclass(frozen=True, slots=True)

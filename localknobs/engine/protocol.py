@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from localknobs import errors
 from localknobs.engine import events
+from localknobs.engine.view import SamplerView
 from localknobs.knobs import KNOBS, Value
 
 _EVENTS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (events.PromptRead, events.TextArrived, events.SamplerChanged, events.Noted, events.Finished)
+    for kind in get_args(events.Event)
 }
 _ERRORS: dict[str, type[errors.LocalknobsError]] = {
     name: kind
@@ -47,6 +48,10 @@ def event_of(message: dict[str, Any]) -> events.Event:
         fields["stats"] = events.Stats(**{**stats, "drafted_by": tuple(stats["drafted_by"])})
     elif kind is events.SamplerChanged:
         fields["changes"] = values_of(fields["changes"])
+    elif kind is events.TokensScored:
+        fields["scores"] = tuple(map(tuple, fields["scores"]))
+    elif kind is events.Looked and fields["view"]:
+        fields["view"] = SamplerView.from_plain(fields["view"])
     made: events.Event = kind(**fields)
     return made
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from localknobs.engine.chain import links
 from localknobs.engine.llama import LoadedModel
+from localknobs.engine.lookback import Lookback, allowed_tokens
+from localknobs.engine.sampler_view import TOKEN_DATA
 from localknobs.errors import BadValue
 from localknobs.knobs import Value
 
 NOTHING_ALLOWED = -1
 """Instead of a token: the grammar allows none that the vocabulary has."""
 _SEEDS = 2**32 - 1  # llama.cpp takes 2**32 - 1 itself for "random"
-_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data of llama.h
 
 
 class Sampler:
@@ -27,29 +28,41 @@ class Sampler:
     Args:
         model: Whose logits it reads.
         values: Complete sampling values (`knobs.defaults` overlaid with the user's).
-        history: Tokens before the first draw, oldest first: penalties and DRY count them, as in llama.cpp's server.
+        history: Tokens before the answer, oldest first: penalties and DRY count them, as in llama.cpp's server.
+        beginning: Tokens that the answer begins with, drawn by nobody.
+        lookback: Where the scores are kept from which tokens are drawn; None keeps none.
 
     Attributes:
         seed: The seed in use; a new one where the value was -1.
         values: The values in force.
     """
 
-    def __init__(self, model: LoadedModel, values: Mapping[str, Value], history: Iterable[int]) -> None:
+    def __init__(self, model: LoadedModel, values: Mapping[str, Value], history: Iterable[int], *,
+        beginning: Iterable[int] = (), lookback: Lookback | None = None,
+    ) -> None:
         self.model = model
+        self._lookback = lookback
         seed = int(cast(int, values["seed"]))
         self.seed = secrets.randbelow(_SEEDS) if seed < 0 else seed
         self.values: dict[str, Value] = {}
         self._history = list(history)
         self._prompt_length = len(self._history)
+        self._history += beginning
         self._chain: Any = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         self._parts: dict[tuple[Any, ...], Any] = {}  # what the chain holds, in its order
+        self._learning: dict[tuple[Any, ...], Any] = {}  # those of them that learn
         self._grammar: Any = None
         try:
-            self._grammar = self._new_grammar(cast(str, values["grammar"]))
+            grammar = cast(str, values["grammar"])
+            self._grammar = self._new_grammar(grammar)
+            self._begin_grammar()
             self.change(values)
         except BadValue:
             self.close()
             raise
+        if lookback:
+            again = (lambda: self._new_grammar(grammar)) if self._grammar else None
+            lookback.begin(self._history, self._prompt_length, again)
 
     def change(self, values: Mapping[str, Value]) -> None:
         """Use other values from the next token on; the random numbers go on where they were.
@@ -62,6 +75,7 @@ class Sampler:
         merged = {**self.values, **values}
         parts: dict[tuple[Any, ...], Any] = {}
         made: list[Any] = []
+        learning: dict[tuple[Any, ...], Any] = {}
         try:
             for link in links(self.model, merged, self._seed_here()):
                 sampler = self._parts.get(link.key)
@@ -71,6 +85,8 @@ class Sampler:
                     for token in self._history[-link.window :] if link.window else ():
                         lib.llama_sampler_accept(sampler, token)
                 parts[link.key] = sampler
+                if link.learns:
+                    learning[link.key] = sampler
         except BadValue:
             for sampler in made:
                 lib.llama_sampler_free(sampler)
@@ -82,7 +98,7 @@ class Sampler:
                 lib.llama_sampler_free(sampler)
         for sampler in parts.values():
             lib.llama_sampler_chain_add(self._chain, sampler)
-        self._parts, self.values = parts, merged
+        self._parts, self._learning, self.values = parts, learning, merged
 
     def next(self, row: int = -1) -> int:
         """Draw the next token; `NOTHING_ALLOWED` at a grammar's dead end.
@@ -112,7 +128,7 @@ class Sampler:
     def _apply(self, row: int, *, grammar_first: bool) -> int:
         size = self.model.vocabulary_size
         logits = lib.llama_get_logits_ith(self.model.context, row)
-        array = np.empty(size, _TOKEN_DATA)
+        array = np.empty(size, TOKEN_DATA)
         array["id"], array["p"] = np.arange(size), 0.0
         array["logit"] = np.ctypeslib.as_array(logits, (size,))
         candidates = lib.llama_token_data_array(array.ctypes.data_as(lib.llama_token_data_p), size, -1, False)
@@ -122,10 +138,16 @@ class Sampler:
         return int(candidates.data[candidates.selected].id)
 
     def _grammar_allows(self, token: int) -> bool:
-        one = (lib.llama_token_data * 1)(lib.llama_token_data(token, 1.0, 0.0))
-        candidates = lib.llama_token_data_array(one, 1, -1, False)
-        lib.llama_sampler_apply(self._grammar, ctypes.byref(candidates))
-        return bool(one[0].logit != float("-inf"))
+        return bool(allowed_tokens(self._grammar, [token])[0])
+
+    def _begin_grammar(self) -> None:
+        """Take the grammar through the tokens that the answer begins with."""
+        for token in self._history[self._prompt_length :] if self._grammar else ():
+            if not self._grammar_allows(token):  # accepting it would end the process (llama-grammar.cpp)
+                raise BadValue(
+                    "The grammar does not allow the answer to begin like this", "Choose another token, or no grammar."
+                )
+            lib.llama_sampler_accept(self._grammar, token)
 
     def _new_grammar(self, text: str) -> Any:
         if not text.strip():
@@ -150,4 +172,4 @@ class Sampler:
             if sampler:
                 lib.llama_sampler_free(sampler)
         self._chain = self._grammar = None
-        self._parts = {}
+        self._parts, self._learning = {}, {}
