@@ -13,11 +13,13 @@ from localknobs.conversations import Conversation, Node
 from localknobs.engine import (
     Finished,
     LoadSettings,
+    Looked,
     ModelInfo,
     Noted,
     PromptRead,
     SamplerChanged,
     TextArrived,
+    TokensScored,
     load,
 )
 from localknobs.engine import Message as Turn
@@ -262,7 +264,7 @@ class Bridge:
                 return event
             if isinstance(event, PromptRead):
                 self._post(PromptProgressed(answer, event))
-            elif answer.put(event):
+            elif not isinstance(event, TokensScored | Looked) and answer.put(event):
                 self._post(AnswerGrew(answer))
         return None
 

@@ -12,6 +12,7 @@ from localknobs.engine.events import (
     Event,
     Finished,
     FinishReason,
+    Looked,
     Message,
     ModelInfo,
     Noted,
@@ -19,6 +20,7 @@ from localknobs.engine.events import (
     SamplerChanged,
     Stats,
     TextArrived,
+    TokensScored,
 )
 from localknobs.engine.settings import LoadSettings
 
@@ -30,6 +32,7 @@ __all__ = [
     "FinishReason",
     "Finished",
     "LoadSettings",
+    "Looked",
     "Message",
     "ModelInfo",
     "Noted",
@@ -37,6 +40,7 @@ __all__ = [
     "SamplerChanged",
     "Stats",
     "TextArrived",
+    "TokensScored",
     "load",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import cast
 
@@ -61,6 +61,16 @@ class Answer:
         self._pending: list[str] = []
         self._sent = 0.0
         self._writing = 0.0
+
+    def begin(self, tokens: Sequence[int]) -> FinishReason | None:
+        """Make text of the tokens that the answer begins with; return why it ends with them, None when it goes on."""
+        for token in tokens:
+            data = self._piece(token)
+            if data is None:
+                return "end"
+            if piece := self._text.push(data):
+                self._pending.append(piece)
+        return "stop" if self._text.stopped else None
 
     def change(self) -> None:
         """Use the sampler values that came since the last token."""
@@ -125,12 +135,19 @@ class Answer:
             tally, speed = self.tally, round(self.tokens_per_s, 2)
             self._send(TextArrived(text, self.generated, len(self._tokens), speed, tally.drafted, tally.accepted))
             self._pending.clear()
+            self._score()
+
+    def _score(self) -> None:
+        lookback = self.sampler.lookback
+        if self._controls.plan.score and lookback and (scored := lookback.score()):
+            self._send(scored)
 
     def finish(self) -> None:
         """Send the rest, with what was held back as the possible beginning of a stop text."""
         if tail := self._text.finish():
             self._pending.append(tail)
         self.flush()
+        self._score()  # a last token without text, such as the end token
 
     def _stops(self) -> tuple[str, ...]:
         return (*cast("tuple[str, ...]", self.sampler.values["stop"]), *self._template_stops)

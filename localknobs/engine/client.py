@@ -5,17 +5,22 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import count
 from types import TracebackType
 from typing import Any
 
 from localknobs.engine import probe
-from localknobs.engine.events import Event, Finished, Message, ModelInfo, Stats
+from localknobs.engine.controls import AS_USUAL, Plan
+from localknobs.engine.events import Event, Finished, Looked, Message, ModelInfo, Stats, TokensScored
 from localknobs.engine.process import WorkerProcess
 from localknobs.engine.protocol import event_of, values_of
 from localknobs.engine.settings import LoadSettings
+from localknobs.engine.view import SamplerView
 from localknobs.errors import BadFile, BadValue, EngineDied, LocalknobsError, NotFound
 from localknobs.knobs import KNOBS, Value, check_values
+
+_look_numbers = count(1)
 
 
 class Engine:
@@ -48,6 +53,7 @@ class Engine:
         sampler: Mapping[str, Value] | None = None,
         *,
         continue_last: bool = False,
+        plan: Plan = AS_USUAL,
     ) -> Iterator[Event]:
         """Write an answer; yield its events, `Finished` last. Closing the generator stops the answer.
 
@@ -55,6 +61,7 @@ class Engine:
             messages: The conversation, or a text that is continued as it is, without a chat template.
             sampler: Sampling knobs; those not named have their defaults. Penalties count the prompt's tokens too.
             continue_last: The last message is the assistant's, and is continued.
+            plan: What the answer begins with, and how it is written.
 
         Raises:
             BadValue, NotFound: a knob's value or name.
@@ -62,18 +69,17 @@ class Engine:
             EngineDied: the worker ended; the next call starts a new one.
         """
         values = check_values(sampler or {})
-        return self._stream(messages, values, continue_last)
+        command = {"do": "answer", **_what(messages), "values": values, "continue_last": continue_last}
+        return self._stream({**command, "plan": asdict(plan)})
 
-    def _stream(
-        self, messages: Sequence[Message] | str, values: Mapping[str, Value], continue_last: bool
-    ) -> Iterator[Event]:
+    def _stream(self, command: Mapping[str, Any]) -> Iterator[Event]:
         self._begin_turn()
         finished = False
         worker: WorkerProcess | None = None
         self._stop_asked.clear()
         try:
             worker = self._living_worker()
-            worker.send({"do": "answer", **_what(messages), "values": values, "continue_last": continue_last})
+            worker.send(command)
             if self._stop_asked.is_set():  # asked while a new worker was loading
                 worker.send({"do": "stop"})
             while not finished:
@@ -122,6 +128,56 @@ class Engine:
         if worker := self._worker:
             worker.send({"do": "stop"})
 
+    # ---- looking back -------------------------------------------------------------------------
+
+    def look(self, at: int | None = None, values: Mapping[str, Value] | None = None, top: int = 20) -> SamplerView:
+        """Return what the samplers make of the scores of a token of the last answer; nothing is computed anew.
+
+        Args:
+            at: Which token of the answer, from 0; None for the one that would come next.
+            values: Sampling knobs to try, instead of those that were in force there. The grammar stays the answer's.
+            top: How many candidates to describe: so many of the likeliest before the chain, and after it.
+
+        Raises:
+            BadValue, NotFound: a knob's value or name.
+            LocalknobsError: there is no such token, or its scores are not kept any more.
+        """
+        number, command = self._look_command(at, values, top)
+        event = self._ask(command, lambda message: message.get("number") == number)
+        looked = event_of(event)
+        assert isinstance(looked, Looked)
+        if looked.view is None:
+            raise LocalknobsError(looked.trouble)
+        return looked.view
+
+    def ask_look(self, at: int | None = None, values: Mapping[str, Value] | None = None, top: int = 20) -> int:
+        """Look while an answer is written: return the number of the `Looked` event that its stream will bring.
+
+        It may not come, when the answer ends first. From any thread.
+        """
+        number, command = self._look_command(at, values, top)
+        if worker := self._worker:
+            worker.send(command)
+        return number
+
+    def _look_command(
+        self, at: int | None, values: Mapping[str, Value] | None, top: int
+    ) -> tuple[int, Mapping[str, Any]]:
+        number = next(_look_numbers)
+        return number, {"do": "look", "number": number, "at": at, "values": check_values(values or {}), "top": top}
+
+    def written_tokens(self) -> tuple[int, ...]:
+        """Return the tokens of the last answer: with one changed at the end, the beginning of a branch."""
+        return tuple(self._ask({"do": "tokens"})["tokens"])
+
+    def token_scores(self) -> TokensScored:
+        """Return how sure the model was of each token of the last answer."""
+        scored = event_of(self._ask({"do": "scores"}))
+        assert isinstance(scored, TokensScored)
+        return scored
+
+    # ---- more ---------------------------------------------------------------------------------
+
     def count_tokens(self, messages: Sequence[Message] | str) -> int:
         """Return how many tokens a conversation or a raw text has, as the model would read it."""
         return int(self._ask({"do": "count", **_what(messages)})["count"])
@@ -144,13 +200,20 @@ class Engine:
         self.settings = replace(self.settings, **values)  # type: ignore[arg-type]
         return tuple(notes)
 
-    def _ask(self, command: Mapping[str, Any]) -> dict[str, Any]:
+    def _ask(
+        self,
+        command: Mapping[str, Any],
+        is_reply: Callable[[dict[str, Any]], bool] = lambda message: "number" not in message,
+    ) -> dict[str, Any]:
+        """Send a command and return its reply; replies to looks that came after their answer's end are dropped."""
         self._begin_turn()
         try:
             worker = self._living_worker()
             worker.send(command)
             try:
-                return worker.receive()
+                while not is_reply(message := worker.receive()):
+                    pass
+                return message
             except LocalknobsError:
                 raise
             except BaseException:

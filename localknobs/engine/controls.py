@@ -11,23 +11,6 @@ from typing import Any
 from localknobs.knobs import Value
 
 
-@dataclass(slots=True)
-class Controls:
-    """What is asked of one answer: before it, and while it is written.
-
-    Args:
-        stop: Set when it shall end.
-        changes: Sampler changes that wait for its next token.
-        looks: Looks at the samplers that wait for its next token; shared by all answers, as one may wait for the next.
-        plan: How it is to be written.
-    """
-
-    stop: threading.Event = field(default_factory=threading.Event)
-    changes: deque[dict[str, Value]] = field(default_factory=deque)
-    looks: deque[Mapping[str, Any]] = field(default_factory=deque)
-    plan: Plan = field(default_factory=lambda: Plan())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How an answer is written, beyond what the knobs say.
@@ -45,3 +28,24 @@ class Plan:
     write: bool = True
     fresh: bool = False
     piece: int = 0
+
+
+AS_USUAL = Plan()
+"""An answer like any other."""
+
+
+@dataclass(slots=True)
+class Controls:
+    """What is asked of one answer: before it, and while it is written.
+
+    Args:
+        stop: Set when it shall end.
+        changes: Sampler changes that wait for its next token.
+        looks: Looks at the samplers that wait for its next token; shared by all answers, as one may wait for the next.
+        plan: How it is to be written.
+    """
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    changes: deque[dict[str, Value]] = field(default_factory=deque)
+    looks: deque[Mapping[str, Any]] = field(default_factory=deque)
+    plan: Plan = AS_USUAL

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
+from typing import Any
 
 import llama_cpp as lib
 
@@ -11,14 +13,15 @@ from localknobs.engine.answer import Answer
 from localknobs.engine.cache import TokenCache
 from localknobs.engine.controls import Controls
 from localknobs.engine.drafting import Drafting
-from localknobs.engine.events import Event, Finished, FinishReason, Noted, PromptRead, Stats
+from localknobs.engine.events import Event, Finished, FinishReason, Looked, Noted, PromptRead, Stats
 from localknobs.engine.llama import ABORTED, LoadedModel
+from localknobs.engine.lookback import Lookback
 from localknobs.engine.sampling import Sampler
 from localknobs.engine.settings import LoadSettings
 from localknobs.engine.steps import LAST_ROW
 from localknobs.engine.templates import Prompt
 from localknobs.engine.threads import AdaptiveThreads, ThreadTuner
-from localknobs.errors import ContextFull
+from localknobs.errors import BadValue, ContextFull, LocalknobsError
 from localknobs.knobs import Value
 
 PROMPT_PIECE_S = 0.5
@@ -48,6 +51,8 @@ class Generator:
     ) -> None:
         self.model = model
         self.cache = TokenCache(model)
+        self.lookback = Lookback(model)
+        self._sampler: Sampler | None = None
         self._controls = Controls()
         self.drafting = Drafting(model, draft, settings, lambda: self._controls.stop.is_set())
         self._threads = AdaptiveThreads(tuners, threads, self._use_threads)
@@ -66,10 +71,12 @@ class Generator:
 
         Raises:
             ContextFull: the prompt does not fit; nothing was cut.
-            BadValue: the grammar or the logit bias is wrong for this model.
+            BadValue: the grammar, the logit bias or the beginning is wrong for this model.
         """
         self._controls = controls
-        tokens = prompt.tokens or [max(0, self.model.begin_token)]
+        plan = controls.plan
+        question = prompt.tokens or [max(0, self.model.begin_token)]
+        tokens = [*question, *self._checked(plan.beginning)]
         if len(tokens) >= self.model.context_size:
             raise ContextFull(
                 f"The conversation has {len(tokens):,} tokens, and the context holds {self.model.context_size:,}",
@@ -79,22 +86,56 @@ class Generator:
             )
         if prompt.note:
             self._send(Noted(prompt.note, "warning"))
-        sampler = Sampler(self.model, values, tokens)
-        try:
-            answer = Answer(sampler, prompt.stops, controls, self._send, self.cache.tokens, began)
-            reused = self.cache.reuse(tokens)
-            prompt_began = perf_counter()
-            whole = self._read_prompt(tokens, reused)
-            prompt_s = perf_counter() - prompt_began
-            reason = self._write(answer) if whole else "stopped"
-            self._send(Finished(reason, self._stats(answer, len(tokens), reused, prompt_s)))
-        finally:
-            sampler.close()
+        if self._sampler:
+            self._sampler.close()  # it stayed until now, so that the token after the answer can be looked at
+        self.lookback.wanted = plan.score
+        sampler = self._sampler = Sampler(
+            self.model, values, question, beginning=plan.beginning, lookback=self.lookback
+        )
+        answer = Answer(sampler, prompt.stops, controls, self._send, self.cache.tokens, began)
+        if plan.fresh:
+            self.cache.clear()
+        reused = self.cache.reuse(tokens)
+        prompt_began = perf_counter()
+        whole = self._read_prompt(tokens, reused, plan.piece)
+        prompt_s = perf_counter() - prompt_began
+        reason = self._write(answer) if whole else "stopped"
+        self._send(Finished(reason, self._stats(answer, len(tokens), reused, prompt_s)))
 
-    def _read_prompt(self, tokens: list[int], reused: int) -> bool:
-        """Decode the prompt in pieces; False when it was stopped."""
+    def _checked(self, beginning: Sequence[int]) -> Sequence[int]:
+        """Return the tokens an answer begins with, without an end token, after which nothing is decoded."""
+        for token in beginning:
+            if not 0 <= token < self.model.vocabulary_size:
+                raise BadValue(
+                    f"The answer cannot begin with token {token}: this model has {self.model.vocabulary_size} tokens",
+                    f"Token ids go from 0 to {self.model.vocabulary_size - 1}.",
+                )
+        return beginning[:-1] if beginning and self.model.piece(beginning[-1]) is None else beginning
+
+    def show_looks(self, looks: deque[Mapping[str, Any]]) -> None:
+        """Answer every look at the samplers that waits."""
+        while looks:
+            asked = looks.popleft()
+            try:
+                view = self.lookback.look(asked["at"], asked["values"], asked["top"])
+            except LocalknobsError as error:
+                self._send(Looked(asked["number"], None, str(error)))
+            else:
+                self._send(Looked(asked["number"], view))
+
+    def compute_next(self) -> None:
+        """Make it possible to look at the token after an answer that was stopped: its last one was drawn, not read."""
+        token = self.lookback.unread(self.cache.tokens)
+        if token is None or self._sampler is None or self.cache.full:
+            return
+        if code := self.cache.add((token,)):
+            raise self.cache.failed(code)
+        self._sampler.remember()
+
+    def _read_prompt(self, tokens: list[int], reused: int, fixed_piece: int) -> bool:
+        """Decode the prompt in pieces, whose size is fixed or follows the speed; False when it was stopped."""
         cache = self.cache
-        done, size = reused, min(512, self.model.batch_size)
+        done, size = reused, min(fixed_piece or 512, self.model.batch_size)
         self.model.set_abort(self._abort)
         try:
             while done < len(tokens):
@@ -111,6 +152,8 @@ class Generator:
                 done += len(piece)
                 self._threads.took_many(seconds, len(piece))
                 self._send(PromptRead(done, len(tokens), reused))
+                if fixed_piece:
+                    continue
                 if seconds > 2 * PROMPT_PIECE_S:
                     size = max(32, size // 2)
                 elif seconds < PROMPT_PIECE_S / 2:
@@ -123,9 +166,18 @@ class Generator:
         """Draw and step until something ends the answer; return what did."""
         steps = self.drafting.steps(self.cache, self._threads, answer.tally)
         row = LAST_ROW
+        plan, looks = self._controls.plan, self._controls.looks
         try:
+            if reason := answer.begin(plan.beginning):
+                return reason
+            if not plan.write:
+                answer.sampler.remember()
+                return "length"
             while True:
                 answer.change()
+                if looks:
+                    answer.sampler.remember(row)
+                    self.show_looks(looks)
                 token = answer.sampler.next(row)
                 if reason := answer.take(token):
                     return reason

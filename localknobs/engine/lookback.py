@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from localknobs.engine.events import TokensScored
 from localknobs.engine.llama import LoadedModel
-from localknobs.engine.sampler_view import TOKEN_DATA, Place, look
+from localknobs.engine.sampler_view import TOKEN_DATA, Place, Trail, look
 from localknobs.engine.view import SamplerView
 from localknobs.errors import BadValue, NotFound
 from localknobs.knobs import Value
@@ -76,6 +76,8 @@ class Lookback:
         self._ring: Numbers | None = None  # made with the first token
         self._row_bytes = 4 * size
         self._kept: dict[int, _Kept] = {}
+        self._prototypes: dict[tuple[Any, ...], Any] = {}
+        self._trail: tuple[_Kept, Numbers | None, Trail] | None = None
         self._history: list[int] = []
         self._prompt_length = 0
         self._new_grammar: Callable[[], Any] | None = None
@@ -97,7 +99,9 @@ class Lookback:
         same = -1
         if old_prompt == history[:prompt_length]:
             new = history[prompt_length:]
-            same = next((at for at, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+            same = next(
+                (at for at, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new))
+            )
             # Only a branch begins with tokens; the place where it parts has the scores that both were drawn from.
             same = same if new else -1
             for kept in self._kept.values():
@@ -108,9 +112,7 @@ class Lookback:
         self._scored = self._characters = 0
         self._decoder.reset()
 
-    def remember(
-        self, scores: Any, values: Mapping[str, Value], learning: Mapping[tuple[Any, ...], Any]
-    ) -> None:
+    def remember(self, scores: Any, values: Mapping[str, Value], learning: Mapping[tuple[Any, ...], Any]) -> None:
         """Keep the scores from which the next token will be drawn.
 
         Args:
@@ -168,6 +170,15 @@ class Lookback:
         """The tokens of the present answer, those that it was made to begin with included."""
         return [token for token in self._history[self._prompt_length :] if token >= 0]
 
+    def unread(self, cached: Sequence[int]) -> int | None:
+        """Return the answer's last token if it alone is not in the cache and does not end the answer."""
+        if not self._history or self._history[-1] < 0 or self._prompt_length == len(self._history):
+            return None
+        token = self._history[-1]
+        if len(cached) != len(self._history) - 1 or list(cached) != self._history[:-1]:
+            return None
+        return None if self.model.piece(token) is None else token
+
     @property
     def places(self) -> tuple[int, int]:
         """Which tokens can be looked at: first, and one beyond the last; the same number twice for none."""
@@ -184,13 +195,14 @@ class Lookback:
 
         Args:
             at: Which token of the answer, from 0; None for the last one there is.
-            values: Complete sampling values; None for those that were in force there.
+            values: Sampling values instead of those that were in force there.
             top: How many candidates to describe.
 
         Raises:
             NotFound: there is no answer, or this token's scores are not kept.
             BadValue: the logit bias is wrong for this model.
         """
+        self.wanted = True
         first, beyond = self.places
         if first == beyond:
             raise NotFound("There is no answer to look at", "Write a message first.")
@@ -213,9 +225,17 @@ class Lookback:
             values=kept.values,
             memories=kept.memories,
             history=self._history[: self._prompt_length + index],
+            prototypes=self._prototypes,
             allowed=(lambda: self._allowed(index, kept)) if self._new_grammar else None,
+            trail=self._trail_of(kept),
         )
-        return look(self.model, place, values or kept.values, top, (first, beyond))
+        return look(self.model, place, {**kept.values, **(values or {})}, top, (first, beyond))
+
+    def _trail_of(self, kept: _Kept) -> Trail:
+        """Return what the last look found on its way, if it was at the same place."""
+        if self._trail is None or self._trail[0] is not kept or self._trail[1] is not kept.scores:
+            self._trail = kept, kept.scores, Trail()
+        return self._trail[2]
 
     def _token(self, index: int) -> int | None:
         at = self._prompt_length + index
@@ -275,7 +295,9 @@ class Lookback:
         """Free the copied samplers."""
         for kept in self._kept.values():
             kept.free()
-        self._kept = {}
+        for sampler in self._prototypes.values():
+            lib.llama_sampler_free(sampler)
+        self._kept, self._prototypes = {}, {}
 
 
 def allowed_tokens(grammar: Any, tokens: Sequence[int] | Numbers) -> Numbers:

@@ -12,10 +12,7 @@ from localknobs.engine import events
 from localknobs.engine.view import SamplerView
 from localknobs.knobs import KNOBS, Value
 
-_EVENTS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in get_args(events.Event)
-}
+_EVENTS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(events.Event)}
 _ERRORS: dict[str, type[errors.LocalknobsError]] = {
     name: kind
     for name, kind in vars(errors).items()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import llama_cpp as lib
@@ -36,7 +36,9 @@ class Place:
         values: The sampling values in force.
         memories: Copies of the samplers that learn, as they were before the draw, by the key of their link.
         history: Every token before this one, prompt included.
+        prototypes: Samplers without a memory that are dear to make, by key; whoever looks keeps them.
         allowed: Returns for each token of the vocabulary whether the grammar allows it here; None for no grammar.
+        trail: What the last look at this place found on its way; used and renewed.
     """
 
     index: int
@@ -47,7 +49,41 @@ class Place:
     values: Mapping[str, Value]
     memories: Mapping[tuple[Any, ...], Any]
     history: Sequence[int]
+    prototypes: dict[tuple[Any, ...], Any]
     allowed: Callable[[], Numbers] | None
+    trail: Trail
+
+
+@dataclass(slots=True)
+class Trail:
+    """What was found at one place after each stage: a slider that moves changes nothing of the stages before its own.
+
+    Args:
+        steps: Stage after stage.
+        looks: How often the place was looked at; from the second time on it pays to sort the scores.
+    """
+
+    steps: list[_Step] = field(default_factory=list)
+    looks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A stage that was run.
+
+    Args:
+        key: Its sampler's name and parameters.
+        stage: What it did; None for the candidates before the first one.
+        paths: The candidates after it.
+        dense: Their probabilities, over the vocabulary.
+        count: How many can still be drawn.
+    """
+
+    key: tuple[Any, ...]
+    stage: Stage | None
+    paths: list[_Path]
+    dense: Numbers
+    count: int
 
 
 class _Path:
@@ -66,7 +102,9 @@ class _Path:
             self.data.ctypes.data_as(lib.llama_token_data_p), len(self.data), -1, self.sorted
         )
         lib.llama_sampler_apply(sampler, ctypes.byref(array))
-        self.data, self.sorted = self.data[: array.size], bool(array.sorted)
+        # XTC takes candidates off the front by moving the pointer.
+        first = (ctypes.addressof(array.data[0]) - self.data.ctypes.data) // TOKEN_DATA.itemsize
+        self.data, self.sorted = self.data[first : first + array.size], bool(array.sorted)
 
     def probabilities(self) -> Numbers:
         """Return the probability of each candidate, in the order of `data`."""
@@ -82,7 +120,9 @@ class _Path:
         return cast(Numbers, self.data["id"][np.isfinite(self.data["logit"])])
 
 
-def look(model: LoadedModel, place: Place, values: Mapping[str, Value], top: int, places: tuple[int, int]) -> SamplerView:
+def look(
+    model: LoadedModel, place: Place, values: Mapping[str, Value], top: int, places: tuple[int, int]
+) -> SamplerView:
     """Return what these values make of the scores at a place.
 
     A stage that acts by chance (XTC) sends the candidates two ways, and what follows is the average of both: the
@@ -101,7 +141,7 @@ def look(model: LoadedModel, place: Place, values: Mapping[str, Value], top: int
         BadValue: the logit bias is wrong for this model.
     """
     runner = _Runner(model, place, values)
-    stages, dense = runner.run(runner.start())
+    stages, dense = runner.run(place.trail.steps)
     if place.allowed is not None:
         stages, dense = runner.with_grammar(stages, dense, place.allowed())
     own = np.exp(place.scores - np.float32(place.log_total))
@@ -109,7 +149,7 @@ def look(model: LoadedModel, place: Place, values: Mapping[str, Value], top: int
     if place.tokens is not None:
         own_dense[place.tokens] = own
     dense[0] = own_dense
-    shown = _shown(own_dense, dense[-1], top, place.token)
+    shown = _shown(place, own_dense, dense[-1], top)
     scores = place.scores if place.tokens is None else _spread(place, model.vocabulary_size)
     best = shown[0] if place.token is None else place.token
     return SamplerView(
@@ -138,31 +178,47 @@ class _Runner:
         # Random numbers are not looked at, so any seed will do.
         self._links = [link for link in links(model, values, 0) if link.name != "dist"]
 
-    def start(self, allowed: Numbers | None = None) -> list[_Path]:
-        """Return the candidates before the first sampler: those that a grammar does not allow score minus infinity."""
+    def run(self, trail: list[_Step], allowed: Numbers | None = None) -> tuple[list[Stage], list[Numbers]]:
+        """Return the stages, and the probabilities over the vocabulary before the first and after each of them.
+
+        Args:
+            trail: What an earlier run left, which is brought up to date.
+            allowed: What a grammar allows: other tokens score minus infinity from the start.
+        """
+        # Sorted once, it is sorted for all that come; but a logit bias wants the tokens in order.
+        in_order = allowed is None and not {"logit_bias", "penalties", "dry"} & {link.name for link in self._links}
+        self._place.trail.looks += allowed is None
+        is_sorted = in_order and self._place.trail.looks > 1
+        steps = self._steps()
+        keys = [("scores", is_sorted), *((name, link.key if link else None) for name, link in steps)]
+        pairs = enumerate(zip(trail, keys, strict=False))
+        del trail[next((at for at, (step, key) in pairs if step.key != key), min(len(trail), len(keys))) :]
+        if not trail:
+            trail.append(self._start(keys[0], is_sorted, allowed))
+        for key, (name, link) in list(zip(keys[1:], steps, strict=True))[len(trail) - 1 :]:
+            trail.append(self._step(name, key, link, trail[-1]))
+        return [step.stage for step in trail if step.stage], [step.dense for step in trail]
+
+    def _start(self, key: tuple[Any, ...], is_sorted: bool, allowed: Numbers | None) -> _Step:
+        """Return the candidates before the first sampler."""
         place = self._place
         data = np.empty(len(place.scores), TOKEN_DATA)
         data["id"] = np.arange(self._size) if place.tokens is None else place.tokens
         data["logit"], data["p"] = place.scores, 0.0
         if allowed is not None:
             data["logit"][~allowed[data["id"]]] = -np.inf
-        return [_Path(data)]
+        path = _Path(data[np.argsort(-place.scores)] if is_sorted else data)
+        path.sorted = is_sorted
+        return _Step(key, None, [path], self._dense([path]), self._count([path]))
 
-    def run(self, paths: list[_Path]) -> tuple[list[Stage], list[Numbers]]:
-        """Return the stages, and the probabilities over the vocabulary before the first and after each of them."""
-        dense = [self._dense(paths)]
-        count = self._count(paths)
-        stages = []
-        for name, link in self._steps():
-            if link is None:
-                stages.append(Stage(name, False, count, count, 0.0, 0.0))
-                dense.append(dense[-1])
-                continue
-            chance, paths = self._apply(link, paths)
-            dense.append(self._dense(paths))
-            before, count = count, self._count(paths)
-            stages.append(Stage(name, True, before, count, *_difference(dense[-2], dense[-1]), chance))
-        return stages, dense
+    def _step(self, name: str, key: tuple[Any, ...], link: Link | None, last: _Step) -> _Step:
+        """Return a stage that follows another one."""
+        if link is None:
+            return _Step(key, Stage(name, False, last.count, last.count, 0.0, 0.0), last.paths, last.dense, last.count)
+        chance, paths = self._apply(link, [path.copy(path.weight) for path in last.paths])
+        dense, count = self._dense(paths), self._count(paths)
+        stage = Stage(name, True, last.count, count, *_difference(last.dense, dense), chance)
+        return _Step(key, stage, paths, dense, count)
 
     def _steps(self) -> list[tuple[str, Link | None]]:
         """Return every stage with its sampler, None for one that is off."""
@@ -178,7 +234,7 @@ class _Runner:
         return [(name, active.get(name)) for name in [*first, *named, *last]]
 
     def _apply(self, link: Link, paths: list[_Path]) -> tuple[float, list[_Path]]:
-        """Apply a sampler; return how likely it acts, and the paths after it."""
+        """Apply a sampler to paths that are nobody else's; return how likely it acts, and the paths after it."""
         chance = 1.0
         if link.name == "xtc":
             chance, threshold = float(link.key[1]), float(link.key[2])
@@ -204,13 +260,23 @@ class _Runner:
         return chance, paths
 
     def _sampler(self, link: Link) -> Any:
-        """Return a sampler in the state it has at this place; one whose values are new begins afresh, as in the answer."""
+        """Return a sampler in its state at this place; one whose values are new begins afresh, as in an answer."""
         if memory := self._place.memories.get(link.key):
             return lib.llama_sampler_clone(memory)
-        sampler = link.make()
+        sampler = self._dry(link) if link.name == "dry" else link.make()
         for token in self._place.history[-link.window :] if link.window else ():
             lib.llama_sampler_accept(sampler, token)
         return sampler
+
+    def _dry(self, link: Link) -> Any:
+        """Return a new DRY; making one looks for the breakers in the whole vocabulary, copying does not."""
+        known = self._place.prototypes
+        if link.key not in known:
+            for other in known.values():
+                lib.llama_sampler_free(other)
+            known.clear()
+            known[link.key] = link.make()
+        return lib.llama_sampler_clone(known[link.key])
 
     def with_grammar(
         self, stages: list[Stage], dense: list[Numbers], allowed: Numbers
@@ -220,7 +286,7 @@ class _Runner:
         refused = float(free[~allowed].sum(dtype=np.float64))
         final = np.where(allowed, free, 0)
         if refused:
-            _, again = self.run(self.start(allowed))
+            _, again = self.run([], allowed)
             final = final + refused * np.where(allowed, again[-1], 0)
         before, after = int(np.count_nonzero(free)), int(np.count_nonzero(final))
         return [*stages, Stage("grammar", True, before, after, *_difference(free, final))], [*dense, final]
@@ -231,11 +297,13 @@ class _Runner:
             found[path.data["id"]] += np.float32(path.weight) * path.probabilities()
         return found
 
-    @staticmethod
-    def _count(paths: list[_Path]) -> int:
+    def _count(self, paths: list[_Path]) -> int:
         if len(paths) == 1:
             return len(paths[0].alive())
-        return len(np.unique(np.concatenate([path.alive() for path in paths])))
+        some = np.zeros(self._size, bool)
+        for path in paths:
+            some[path.alive()] = True
+        return int(np.count_nonzero(some))
 
 
 def _difference(before: Numbers, after: Numbers) -> tuple[float, float]:
@@ -249,18 +317,20 @@ def _entropy(probabilities: Numbers) -> float:
     return max(0.0, -float((some * np.log2(some)).sum(dtype=np.float64)))
 
 
-def _shown(before: Numbers, after: Numbers, top: int, drawn: int | None) -> list[int]:
+def _shown(place: Place, before: Numbers, after: Numbers, top: int) -> list[int]:
     """Return the tokens to describe, by the probability before, then after."""
-    chosen = {*_largest(before, top), *(token for token in _largest(after, top) if after[token] > 0)}
-    if drawn is not None:
-        chosen.add(drawn)
+    likeliest = _largest(place.scores, top)
+    possible = np.flatnonzero(after)
+    chosen = {int(at) for at in (likeliest if place.tokens is None else place.tokens[likeliest])}
+    chosen.update(int(at) for at in possible[_largest(after[possible], top)])
+    if place.token is not None:
+        chosen.add(place.token)
     return sorted(chosen, key=lambda token: (-before[token], -after[token], token))
 
 
-def _largest(numbers: Numbers, count: int) -> list[int]:
-    if count >= len(numbers):
-        return list(range(len(numbers)))
-    return [int(at) for at in np.argpartition(numbers, -count)[-count:]]
+def _largest(numbers: Numbers, count: int) -> Numbers:
+    """Return the places of the largest numbers; quick as long as few of them are equal."""
+    return np.arange(len(numbers)) if count >= len(numbers) else np.argpartition(numbers, -count)[-count:]
 
 
 def _spread(place: Place, size: int) -> Numbers:

@@ -37,11 +37,17 @@ class Sampler:
         values: The values in force.
     """
 
-    def __init__(self, model: LoadedModel, values: Mapping[str, Value], history: Iterable[int], *,
-        beginning: Iterable[int] = (), lookback: Lookback | None = None,
+    def __init__(
+        self,
+        model: LoadedModel,
+        values: Mapping[str, Value],
+        history: Iterable[int],
+        *,
+        beginning: Iterable[int] = (),
+        lookback: Lookback | None = None,
     ) -> None:
         self.model = model
-        self._lookback = lookback
+        self.lookback = lookback
         seed = int(cast(int, values["seed"]))
         self.seed = secrets.randbelow(_SEEDS) if seed < 0 else seed
         self.values: dict[str, Value] = {}
@@ -106,12 +112,19 @@ class Sampler:
         Args:
             row: Place, in the last batch, of the token whose logits are drawn from; -1 is the last one.
         """
+        self.remember(row)
         if self._grammar:
             token = self._next_by_grammar(row)
         else:
             token = int(lib.llama_sampler_sample(self._chain, self.model.context, row))
         self._history.append(token)
         return token
+
+    def remember(self, row: int = -1) -> None:
+        """Keep what the next token will be drawn from, so that it can be looked at."""
+        if self.lookback:
+            scores = lib.llama_get_logits_ith(self.model.context, row)
+            self.lookback.remember(scores, self.values, self._learning)
 
     def _next_by_grammar(self, row: int) -> int:
         # As llama.cpp does: draw freely, and only if the grammar refuses that token filter all of them.

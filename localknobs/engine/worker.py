@@ -14,14 +14,16 @@ import signal
 import sys
 import threading
 import traceback
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 from localknobs.engine import protocol
-from localknobs.engine.controls import Controls
-from localknobs.engine.events import Event, ModelInfo
+from localknobs.engine.controls import Controls, Plan
+from localknobs.engine.events import Event, ModelInfo, TokensScored
 from localknobs.engine.settings import LoadSettings
 from localknobs.engine.templates import ChatTemplate, Prompt, TemplateRenderer
 from localknobs.engine.threads import ThreadTuner, candidates
@@ -43,6 +45,7 @@ class Worker:
         self._lock = threading.Lock()
         self._commands: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._renderer = TemplateRenderer()
+        self._looks: deque[Mapping[str, Any]] = deque()
         self._generator: Any = None
         self._template: ChatTemplate | None = None
         self._settings: Any = None
@@ -65,7 +68,7 @@ class Worker:
 
     def _listen(self) -> None:
         """Take commands; what concerns the answer being written, or the last one waiting, takes effect at once."""
-        controls = Controls()
+        controls = Controls(looks=self._looks)
         try:
             for line in sys.stdin.buffer:
                 command = json.loads(line)
@@ -76,7 +79,12 @@ class Worker:
                 else:
                     if command["do"] == "answer":
                         # Made here, not where the answer begins: a stop that follows at once must not be lost.
-                        controls = command["controls"] = Controls()
+                        plan = Plan(**{**command["plan"], "beginning": tuple(command["plan"]["beginning"])})
+                        controls = command["controls"] = Controls(looks=self._looks, plan=plan)
+                    elif command["do"] == "look":
+                        command["values"] = protocol.values_of(command["values"])
+                        # The answer being written takes it before its next token; else it has its turn.
+                        self._looks.append(command)
                     self._commands.put(command)
         finally:
             controls.stop.set()
@@ -93,6 +101,13 @@ class Worker:
             began = perf_counter()
             values = {**defaults("sampling"), **check_values(protocol.values_of(command["values"]))}
             self._generator.answer(self._prompt(command), values, command["controls"], began)
+        elif command["do"] == "look":
+            self._look(command)
+        elif command["do"] == "tokens":
+            self._write(protocol.to_line({"tokens": self._generator.lookback.written}))
+        elif command["do"] == "scores":
+            scored = self._generator.lookback.score_all()
+            self._write(protocol.event_line(scored or TokensScored(0, ())))
         elif command["do"] == "count":
             self._write(protocol.to_line({"count": len(self._prompt(command).tokens)}))
         elif command["do"] == "settings":
@@ -107,6 +122,12 @@ class Worker:
             self._generator.drafting.use(settings)
         self._settings = settings
         self._write(protocol.to_line({"notes": [note] if (note := self._generator.drafting.note) else []}))
+
+    def _look(self, command: dict[str, Any]) -> None:
+        """Answer a look, unless the answer that was being written has done it already."""
+        if command in self._looks and command["at"] is None:
+            self._generator.compute_next()
+        self._generator.show_looks(self._looks)
 
     def _prompt(self, command: dict[str, Any]) -> Prompt:
         assert self._template is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 from localknobs.engine import Event, Finished, Message, Noted, SamplerChanged, Stats, TextArrived
 from localknobs.engine.client import Engine
+from localknobs.engine.controls import AS_USUAL, Plan
 
 
 @dataclass
@@ -51,10 +52,11 @@ def ask(
     *,
     each: Callable[[Answer, Event], None] | None = None,
     continue_last: bool = False,
+    plan: Plan = AS_USUAL,
 ) -> Answer:
     """Read an answer to its end; `each` sees every event as it comes."""
     answer = Answer()
-    for event in engine.stream(messages, sampler, continue_last=continue_last):
+    for event in engine.stream(messages, sampler, continue_last=continue_last, plan=plan):
         answer.events.append(event)
         if each:
             each(answer, event)

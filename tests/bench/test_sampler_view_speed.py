@@ -1,0 +1,65 @@
+"""How long the sampler view takes to follow a slider over 150,000 tokens: the reader's time, pipe included."""
+
+from __future__ import annotations
+
+from statistics import median
+from time import perf_counter
+
+import pytest
+from random_model import SMALLEST_VOCABULARY, write_random_model
+
+from localknobs.engine import LoadSettings, load
+from localknobs.engine.controls import Plan
+
+pytestmark = pytest.mark.bench
+VOCABULARY = 150_000
+OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+ALL = {
+    **OFF, "repeat_penalty": 1.2, "dry_multiplier": 0.8, "top_n_sigma": 4.0, "typ_p": 0.98, "top_p": 0.97,
+    "min_p": 0.001, "xtc_probability": 0.5, "xtc_threshold": 0.05, "dynatemp_range": 0.3,
+}  # fmt: skip
+DRAGS = {
+    "the defaults, temperature": ({}, "temp", 0.5, 2.0),
+    "the defaults, top-k": ({}, "top_k", 20, 400),
+    "the defaults, top-p": ({}, "top_p", 0.5, 0.99),
+    "no top-k, top-p": ({"top_k": 0}, "top_p", 0.5, 0.99),
+    "nothing else, min-p": (OFF, "min_p", 0.01, 0.5),
+    "nothing else, temperature": (OFF, "temp", 0.5, 2.0),
+    "nothing else, typical-p": (OFF, "typ_p", 0.2, 0.95),
+    "nothing else, dynamic temperature": (OFF, "dynatemp_range", 0.1, 1.0),
+    "mirostat 2, tau": ({"mirostat": 2}, "mirostat_tau", 2.0, 8.0),
+    "nothing else, adaptive-p": (OFF, "adaptive_target", 0.01, 0.5),
+    "everything, repeat penalty": (ALL, "repeat_penalty", 1.05, 1.5),
+    "everything, DRY": (ALL, "dry_multiplier", 0.2, 1.0),
+    "everything, top-p": (ALL, "top_p", 0.5, 0.99),
+    "a grammar, top-p": ({"grammar": "root ::= [a-z ]+"}, "top_p", 0.5, 0.99),
+}  # fmt: skip
+"""Values of the chain, the slider that is dragged, and from where to where."""
+CONDITIONS = {"flat": 1.0, "peaked": 6.0}
+"""How sure the model is: the scores of random weights spread little, those of a trained model much."""
+
+
+@pytest.mark.parametrize("sharpness", CONDITIONS.values(), ids=CONDITIONS.keys())
+def test_the_view_follows_a_slider(tmp_path, capsys, sharpness):
+    model = write_random_model(
+        tmp_path / "wide.gguf", fillers=VOCABULARY - SMALLEST_VOCABULARY, width=64, layers=1, sharpness=sharpness
+    )
+    with load(LoadSettings(model=model, threads=1, n_ctx=512)) as engine:
+        for name, (values, knob, low, high) in DRAGS.items():
+            list(engine.stream("What was said, and said", {"seed": 1, **values}, plan=Plan(write=False)))
+            engine.look()  # a grammar is asked once for the whole vocabulary
+            times = []
+            for step in range(31):
+                value = low + (high - low) * step / 30
+                began = perf_counter()
+                view = engine.look(values={knob: int(value) if knob == "top_k" else value})
+                times.append(perf_counter() - began)
+            times.sort()
+            with capsys.disabled():
+                print(
+                    f"\n{name}: median {median(times) * 1e3:.1f} ms, worst of 31 {times[-1] * 1e3:.1f} ms, "
+                    f"{view.stages[-1].after:,} of {VOCABULARY:,} left",
+                    end="",
+                )
+    with capsys.disabled():
+        print()
