@@ -58,6 +58,10 @@ class HubFailure(LocalknobsError):
     """The model hub refused, could not be reached, or answered nonsense."""
 
 
+class Offline(HubFailure):
+    """Work that needs the hub was refused: offline work is asked for."""
+
+
 class NotEnough(LocalknobsError):
     """Too little memory or disk.
 

@@ -12,9 +12,11 @@ import errno
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal, TypeVar
 
 from localknobs.errors import BadValue, NotEnough
@@ -30,16 +32,18 @@ class Started:
         what: What is done, as a phrase: `converting`.
         total: How much there is to do, in `unit`; 0 when unknown.
         unit: `bytes`, `tensors`, `tokens`, `steps`.
+        done: How much of it was done before, and does not count for the rate.
     """
 
     what: str
     total: int
     unit: str
+    done: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """So much more of the stage is done, in its unit."""
+    """So much more of the stage is done, in its unit; less than 0 when something turned out not to be done."""
 
     amount: int
 
@@ -109,6 +113,36 @@ def event_from_mapping(fields: dict[str, Any]) -> JobEvent:
 
 EVENTS_VARIABLE = "LOCALKNOBS_JOB_EVENTS"
 """Environment variable with which a program asks a verb that it starts for event lines instead of a bar."""
+
+
+class Rate:
+    """How fast a stage goes: what was really done lately, and nothing that was there before.
+
+    Args:
+        over_s: Seconds that are averaged; more where fewer than 8 steps were done in them.
+    """
+
+    def __init__(self, over_s: float = 10.0) -> None:
+        self._over_s = over_s
+        self._since = monotonic()
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def add(self, amount: int, now: float | None = None) -> None:
+        """Count an amount that was done just now."""
+        now = monotonic() if now is None else now
+        if amount > 0 and self._seen and now - self._seen[-1][0] < self._over_s / 100:
+            when, before = self._seen.pop()
+            self._seen.append((when, before + amount))
+        elif amount > 0:
+            self._seen.append((now, amount))
+
+    def per_second(self, now: float | None = None) -> float:
+        """Return the rate in units a second; 0 before anything was done."""
+        now = monotonic() if now is None else now
+        while len(self._seen) > 8 and self._seen[0][0] < now - self._over_s:
+            self._since, _ = self._seen.popleft()
+        return sum(amount for _, amount in self._seen) / max(now - self._since, 1e-6)
+
 
 # ---- files ------------------------------------------------------------------------------------
 

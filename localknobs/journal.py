@@ -69,6 +69,11 @@ class Journal:
                 f"The {self.what} cannot be saved: {error.strerror}", f"Free some space, or check {self.path.parent}."
             ) from None
 
+    def sync(self) -> None:
+        """Wait until all records have reached the disk, so that they survive a power cut."""
+        if self._file is not None:
+            os.fsync(self._file)
+
     def close(self) -> None:
         """Close the file and let others write; a later record opens it again."""
         if self._file is not None:

@@ -26,6 +26,7 @@ from localknobs.jobs import (
     JobEvent,
     Measured,
     Noted,
+    Rate,
     Result,
     Started,
     drain,
@@ -111,17 +112,20 @@ class ProgressBar:
         self._stage = Started("", 0, "")
         self._done = 0
         self._measured = ""
+        self._rate = Rate()
         self._began = self._shown_at = monotonic()
         self._shown_tenth = 0
 
     def on_event(self, event: JobEvent) -> None:
         """Take in one event and draw, if it is time."""
         if isinstance(event, Started):
-            self._stage, self._done, self._measured, self._shown_tenth = event, 0, "", 0
+            self._stage, self._done, self._measured, self._shown_tenth = event, event.done, "", 0
+            self._rate = Rate()
             self._began = self._shown_at = monotonic()
             self._show(self._line() if self._live else self._title())
         elif isinstance(event, Advanced):
             self._done += event.amount
+            self._rate.add(event.amount)
             self._draw()
         elif isinstance(event, Measured):
             self._measured = f"{event.name} {event.value:.4g}"
@@ -170,8 +174,8 @@ class ProgressBar:
             parts.append(f"{share:4.0%} of {self._amount(total)}")
         elif done:
             parts.append(self._amount(done))
-        if done and seconds >= 1:
-            rate = done / seconds
+        rate = self._rate.per_second()
+        if rate and seconds >= 1:
             parts.append(f"{self._amount(int(rate)) if rate >= 1 else f'{rate:.2g} {self._stage.unit}'}/s")
             if total > done:
                 parts.append(f"{time_text((total - done) / rate)} left")

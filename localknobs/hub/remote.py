@@ -1,0 +1,112 @@
+"""A remote file as a stream that fetches only what is read: the header of a model that is not here."""
+
+from __future__ import annotations
+
+import io
+
+from localknobs.errors import HubFailure
+from localknobs.hub.offline import refuse_offline
+from localknobs.hub.source import Broken, Changed, Source
+
+FIRST_READ, LARGEST_READ = 512 * 1024, 8 * 2**20
+"""Bytes of the first request and of the largest: a header with a large vocabulary has 5 to 15 MB."""
+TRIES = 3
+
+
+class RemoteStream(io.RawIOBase):
+    """A remote file to read from and to seek in; what was fetched once is kept.
+
+    Requests grow while the reader goes on, as a header's length is not known beforehand.
+
+    Args:
+        repo: `org/name`.
+        commit: Commit of the repository.
+        path: The file's path in it.
+        size: Bytes it has.
+
+    Attributes:
+        fetched_bytes: Bytes that were fetched so far.
+    """
+
+    def __init__(self, repo: str, commit: str, path: str, size: int) -> None:
+        refuse_offline(f"Reading {repo}/{path}")
+        self._source = Source(repo, commit, path, size)
+        self._size = size
+        self._at = 0
+        self._blocks: dict[int, bytes] = {}
+        self._next_read = FIRST_READ
+        self.fetched_bytes = 0
+
+    def readable(self) -> bool:
+        """Return that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return that one can seek in it."""
+        return True
+
+    def tell(self) -> int:
+        """Return the position in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a position; nothing is fetched."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def read(self, count: int | None = -1) -> bytes:
+        """Return the next bytes, fewer only at the end of the file.
+
+        Raises:
+            HubFailure: they cannot be fetched.
+        """
+        end = self._size if count is None or count < 0 else min(self._size, self._at + count)
+        pieces = []
+        while self._at < end:
+            block = self._at // FIRST_READ
+            if block not in self._blocks:
+                self._fetch(block, end)
+            start = self._at - block * FIRST_READ
+            piece = self._blocks[block][start : start + end - self._at]
+            if not piece:
+                raise HubFailure(f"{self._source.name} is shorter than the hub says", "Check HF_ENDPOINT.")
+            pieces.append(piece)
+            self._at += len(piece)
+        return b"".join(pieces)
+
+    def readinto(self, buffer: object) -> int:
+        """Fill a buffer; return how many bytes were read."""
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def _fetch(self, block: int, end: int) -> None:
+        first = block * FIRST_READ
+        wanted = max(self._next_read, end - first)
+        last = min(self._size, first + -(-min(wanted, max(LARGEST_READ, end - first)) // FIRST_READ) * FIRST_READ)
+        self._next_read = min(LARGEST_READ, self._next_read * 2)
+        reason = ""
+        for _ in range(TRIES):
+            data = bytearray()
+            try:
+                with self._source.answer(first, last) as answer:
+                    skip = first - answer.first
+                    for piece in answer.pieces():
+                        data += piece
+                        if len(data) >= skip + last - first:
+                            break
+            except Broken as broken:
+                reason = broken.reason
+                continue
+            except Changed:
+                raise HubFailure(f"{self._source.name} is not the file the hub announces", "Check HF_ENDPOINT.") from None
+            if len(data) < skip + last - first:
+                reason = "the connection broke off"
+                continue
+            self.fetched_bytes += len(data)
+            for at in range(first, last, FIRST_READ):
+                self._blocks[at // FIRST_READ] = bytes(data[skip + at - first : skip + min(at + FIRST_READ, last) - first])
+            return
+        raise HubFailure(f"The header of {self._source.name} cannot be fetched: {reason}", "Try again later.")
