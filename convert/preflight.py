@@ -23,10 +23,13 @@ from localknobs.convert.plan import (
     sheet_of,
 )
 from localknobs.convert.weight_files import TensorSpec
-from localknobs.errors import BadFile, HubFailure, NotFound
-
-_FILES = ("*.json", "*.jinja", "tokenizer.model", "README.md")
-"""What a check needs of a repository: all but the weights."""
+from localknobs.errors import BadFile, NotFound
+from localknobs.hub.download import download
+from localknobs.hub.offline import refuse_offline
+from localknobs.hub.plan import plan_without_weights
+from localknobs.hub.repository import open_repository
+from localknobs.hub.spec import parse_spec
+from localknobs.jobs import drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +148,8 @@ def check(target: str, *, get_converter: bool = False) -> Preflight:
 
 def _fetched(repository: str) -> Path:
     """Return a folder with configuration and tokenizer of a repository, in the cache that other programs share."""
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+    if repository.startswith((".", "/", "~")) or "/" not in repository:
         raise NotFound(f"There is no folder {repository}", "Give the folder of a checkpoint, or org/name of the hub.")
-    from huggingface_hub import snapshot_download  # 0.3 s
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=[*_FILES]))
-    except Exception as error:  # the library's own, those of its connection, and of the disk
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise HubFailure(
-            f"{repository} could not be read: {lines[0] if lines else type(error).__name__}",
-            "Check the name and the connection; for one that asks for consent, set HF_TOKEN.",
-        ) from None
+    refuse_offline(f"Checking {repository}")
+    spec = parse_spec(repository)
+    return drain(download(plan_without_weights(open_repository(spec))))

@@ -22,6 +22,7 @@ from pathlib import Path
 from localknobs.convert.checkpoint import WeightSource
 from localknobs.convert.metadata import read_json_if_there
 from localknobs.errors import BadFile, HubFailure, LocalknobsError, MissingExtra, NotFound, Unsupported
+from localknobs.hub.offline import refuse_offline
 from localknobs.jobs import Advanced, Job, Started, Wrote, partial_file
 from localknobs.paths import cache_folder
 
@@ -31,7 +32,6 @@ SOURCE_VARIABLE = "LOCALKNOBS_LLAMA_CPP"
 CHECKSUMS = {"0.3.36": "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"}
 """SHA-256 of the source packages whose converter may be run, by version of llama-cpp-python."""
 _PARTS = (SCRIPT, "conversion/", "gguf-py/", "models/templates/", "LICENSE")
-_YES = ("1", "ON", "YES", "TRUE")
 _LOOK_S = 0.2
 """How often the growing file is looked at."""
 _GET_IT = "Add --get-converter to download it (77 MB, once), or set LOCALKNOBS_LLAMA_CPP to a folder with its source."
@@ -94,8 +94,7 @@ def download_converter(folder: Path) -> None:
             f"The converter of llama-cpp-python {wanted or '(not installed)'} has no known checksum",
             f"Install one of these versions: {', '.join(CHECKSUMS)}; or set {SOURCE_VARIABLE}.",
         )
-    if any(os.environ.get(name, "").upper() in _YES for name in ("LOCALKNOBS_OFFLINE", "HF_HUB_OFFLINE")):
-        raise HubFailure("Nothing is downloaded while offline work is asked for", f"Set {SOURCE_VARIABLE} instead.")
+    refuse_offline("Downloading llama.cpp's converter")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as room:
         package = _download(wanted, Path(room))

@@ -194,13 +194,16 @@ def _known_free_bytes(folder: Path) -> int | None:
     return None
 
 
-def check_disk_space(folder: Path, needed_bytes: int, what: str) -> None:
+def check_disk_space(
+    folder: Path, needed_bytes: int, what: str, hint: str = "Free some space, or write elsewhere with -o."
+) -> None:
     """Refuse what does not fit on a disk, before anything is written; a disk that tells nothing is taken as large.
 
     Args:
         folder: Where it will be written; need not exist.
         needed_bytes: What it takes, all files that go there together.
         what: What will be written, as the message names it: `model.gguf`.
+        hint: What the user can do about it.
 
     Raises:
         NotEnough: it does not fit.
@@ -209,7 +212,7 @@ def check_disk_space(folder: Path, needed_bytes: int, what: str) -> None:
     if free is not None and needed_bytes > free:
         raise NotEnough(
             f"{what}: {size_text(needed_bytes)} will be written, and {folder.absolute()} has {size_text(free)} free",
-            "Free some space, or write elsewhere with -o.",
+            hint,
             needed_bytes=needed_bytes,
             available_bytes=free,
         )

@@ -14,6 +14,8 @@ VERBS = {
     "ls": "list the models on this machine",
     "show": "show what is inside a model file",
     "fit": "say which file of a model fits, on this machine or another, at which context",
+    "search": "find models on the hub",
+    "pull": "fetch a model from the hub; goes on where it was stopped",
     "convert": "make a GGUF file of a Hugging Face model, with adapters if wanted",
     "merge": "put adapters into their base model, which becomes a model of its own",
     "quantize": "make a smaller file of a model, or several in one pass",
@@ -30,10 +32,12 @@ _EXIT_CODES = {
     "NotFound": 3,
     "BadFile": 3,
     "Unsupported": 3,
+    "Offline": 3,
     "NotEnough": 3,
     "MissingExtra": 3,
     "Stopped": 130,
 }
+_ALIASES = {"get": "pull"}
 STOPPED = 130
 """Exit code after Ctrl+C, as shells have it."""
 
@@ -46,7 +50,8 @@ def help_text() -> str:
         "Every knob you can turn on a model after it is trained, on your own machine.\n"
         "With no verb, opens the terminal interface on the built-in model.\n\n"
         f"verbs:\n{lines}\n\n"
-        "options:\n  --help     this text; after a verb, its own\n  --version  the version\n\n"
+        "options:\n  --help     this text; after a verb, its own\n  --version  the version\n"
+        "  --offline  open no connection, whatever is asked for; also after a verb\n\n"
         'try:\n  localknobs chat -p "What does temperature do?" --preset deterministic\n'
     )
 
@@ -89,7 +94,11 @@ def _mend_streams() -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    if "--offline" in arguments[:1]:
+        _go_offline()
+        arguments = arguments[1:]
     first = arguments[0] if arguments else ""
+    first = _ALIASES.get(first, first)
     if first == "help" and len(arguments) > 1:
         first, arguments = arguments[1], [arguments[1], "--help"]
     if first in ("-h", "--help", "help"):
@@ -123,12 +132,21 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
     module = importlib.import_module(f"localknobs.cli.{verb}")
     parser = Parser(f"localknobs {verb}", VERBS[verb][0].upper() + VERBS[verb][1:] + ".")
     module.add_arguments(parser)
+    parser.add_argument("--offline", action="store_true", help="open no connection, whatever is asked for")
     try:
         options = parser.parse_args(arguments)
     except SystemExit as leaving:  # --help and usage errors; returned, so that what was printed is flushed in one place
         return leaving.code if isinstance(leaving.code, int) else 0
+    if options.offline:
+        _go_offline()
     code: int = module.run(options)
     return code
+
+
+def _go_offline() -> None:
+    from localknobs.hub.offline import go_offline
+
+    go_offline()
 
 
 def _tell(error: Exception) -> int:

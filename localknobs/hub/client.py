@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CONNECT_S = 10.0
 _LOCK = threading.Lock()
 _CLIENT: httpx2.Client | None = None
+_SHARING = threading.Lock()
+_IS_SHARED = False
 
 
 def client() -> httpx2.Client:
@@ -36,7 +38,7 @@ def client() -> httpx2.Client:
     global _CLIENT
     refuse_offline("This")
     with _LOCK:
-        if _CLIENT is None:
+        if _CLIENT is None or _CLIENT.is_closed:  # huggingface_hub closes it after some errors
             _CLIENT = _make_client()
         return _CLIENT
 
@@ -69,14 +71,18 @@ def api() -> HfApi:
     Raises:
         Offline: offline work is asked for.
     """
-    ours = client()
+    refuse_offline("This")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["HF_HUB_DISABLE_UPDATE_CHECK"] = "1"
     import huggingface_hub
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True  # also where it was imported before
     constants.HF_HUB_OFFLINE = False  # read once at import; whether we are offline was looked up just now
-    huggingface_hub.set_client_factory(lambda: ours)
+    global _IS_SHARED
+    with _SHARING:
+        if not _IS_SHARED:
+            huggingface_hub.set_client_factory(client)
+            _IS_SHARED = True
     return huggingface_hub.HfApi(
         endpoint(), token=token() or False, library_name="localknobs", library_version=version()
     )

@@ -6,15 +6,15 @@ Closing the generator pauses it; a new one for the same plan goes on where it, o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from localknobs.errors import HubFailure, LocalknobsError
 from localknobs.hub.cache import CachedRepository
 from localknobs.hub.offline import refuse_offline
-from localknobs.hub.partial import Partial, claimed_bytes
-from localknobs.hub.plan import DownloadPlan
+from localknobs.hub.partial import Partial
+from localknobs.hub.plan import DownloadPlan, check_space, held_bytes
 from localknobs.hub.quants import Part
 from localknobs.hub.source import Changed, Source
 from localknobs.hub.transfer import Throttle, Transfer
@@ -28,8 +28,12 @@ SAID_BYTES = 64 * 2**20
 _HEX_OF_SHA256 = 64
 
 
-def download(plan: DownloadPlan) -> Job[Path]:
+def download(plan: DownloadPlan, beginnings: Mapping[str, bytes] | None = None) -> Job[Path]:
     """Fetch the files of a plan into the Hugging Face cache.
+
+    Args:
+        plan: What to fetch.
+        beginnings: First bytes of some files, by path, that were fetched already to read their headers.
 
     Returns:
         The first file, under its name in the snapshot; of a checkpoint, the folder of the snapshot.
@@ -38,20 +42,21 @@ def download(plan: DownloadPlan) -> Job[Path]:
         Offline: offline work is asked for.
         NotFound: a file is not there any more.
         HubFailure: it cannot be fetched, the bytes are not those the hub names, or another process fetches them.
-        NotEnough: the disk is full; what was fetched is kept.
+        NotEnough: the disk has too little room; what was fetched is kept.
     """
     refuse_offline(f"Fetching {plan.repo}")
+    check_space(plan)
     cached, throttle = CachedRepository(plan.repo), Throttle(plan.rate_limit)
     done = sum(held_bytes(cached, plan.commit, part) for part in plan.parts)
     named: list[Path] = []
-    must_say = True
+    must_say = plan.missing_bytes > 0
     for part in plan.parts:
         if must_say:
             yield Started(f"fetching {part.path}", plan.size_bytes, "bytes", done=done)
         before = held_bytes(cached, plan.commit, part)
         must_say = part.size_bytes > SAID_BYTES and before < part.size_bytes  # checking it is a stage of its own
         if not cached.holds(plan.commit, part):
-            yield from _fetch(plan, part, cached, throttle, before)
+            yield from _fetch(plan, part, cached, throttle, before, (beginnings or {}).get(part.path, b""))
         done += part.size_bytes - before
         named.append(cached.publish(plan.commit, part, plan.revision))
         yield Wrote(named[-1])
@@ -59,15 +64,8 @@ def download(plan: DownloadPlan) -> Job[Path]:
     return plan.folder / "snapshots" / plan.commit if is_folder or not plan.files else named[0]
 
 
-def held_bytes(cached: CachedRepository, commit: str, part: Part) -> int:
-    """Return how many bytes of a file are in the cache, an unfinished one counted as its journal claims."""
-    if cached.holds(commit, part):
-        return part.size_bytes
-    return claimed_bytes(cached.partial(part), cached.journal(part), part.size_bytes)
-
-
 def _fetch(
-    plan: DownloadPlan, part: Part, cached: CachedRepository, throttle: Throttle, claimed: int
+    plan: DownloadPlan, part: Part, cached: CachedRepository, throttle: Throttle, claimed: int, beginning: bytes
 ) -> Iterator[JobEvent]:
     """Fetch one file into its blob."""
     if not part.etag or not all(letter in "0123456789abcdef" for letter in part.etag):
@@ -78,10 +76,10 @@ def _fetch(
             return
         partial = _opened(cached, part, {"repo": plan.repo, "path": part.path, "etag": part.etag})
         try:
-            if claimed:
-                yield Noted(f"{size_text(partial.held_bytes)} of {part.path} were fetched before")
-            if partial.held_bytes != claimed:  # a power cut took some
-                yield Advanced(partial.held_bytes - claimed)
+            if lost := claimed - partial.held_bytes:  # a power cut took it, or somebody wrote there
+                yield Noted(_damage(lost, part), "warning")
+                yield Advanced(-lost)
+            yield Advanced(partial.take_beginning(beginning))
             source = Source(plan.repo, plan.commit, part.path, part.size_bytes, partial.etags)
             yield from _gather(source, partial, throttle)
             yield from _prove(part, source, partial, throttle)
@@ -131,7 +129,7 @@ def _prove(part: Part, source: Source, partial: Partial, throttle: Throttle) -> 
         if rounds > 3:
             raise HubFailure(f"{partial.path} does not keep what is written to it", "Check the disk.")
         size = sum(map(partial.length, damaged))
-        yield Noted(f"{size_text(size)} of {part.path} were damaged on this disk, and are fetched again", "warning")
+        yield Noted(_damage(size, part), "warning")
         yield from _fetched_again(damaged, source, partial, throttle)
         right, damaged = yield from _checked(part, partial)
     if right:
@@ -149,6 +147,10 @@ def _prove(part: Part, source: Source, partial: Partial, throttle: Throttle) -> 
         f"The server's {part.path} is not the file the hub announces: its hash is another",
         "Nothing was put into the cache. Check HF_ENDPOINT, or tell the repository's authors.",
     )
+
+
+def _damage(size: int, part: Part) -> str:
+    return f"{size_text(size)} of {part.path} were lost or damaged on this disk, and are fetched again"
 
 
 def _fetched_again(chunks: list[int], source: Source, partial: Partial, throttle: Throttle) -> Job[bool]:

@@ -28,7 +28,7 @@ def refuse_offline(what: str) -> None:
     if name := offline_because():
         asked = "--offline was given" if name == VARIABLES[0] else f"{name} is set"
         raise Offline(
-            f"{what} needs the hub, and no connection is opened: {asked}",
+            f"{what} needs a connection, and none is opened: {asked}",
             f"Leave out --offline and unset {name} to allow it; `localknobs ls` lists what is here.",
         )
 

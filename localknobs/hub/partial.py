@@ -81,6 +81,20 @@ def claimed_bytes(file: Path, journal: Path, size: int) -> int:
     return sum(min(chunk, size - at * chunk) for at in _claims(Journal(journal, "download"), size).chunks)
 
 
+def held_beginning(file: Path, journal: Path, size: int, most: int) -> bytes:
+    """Return the first bytes of a file of `size` bytes that are there and right, `most` at most."""
+    if not file.is_file():
+        return b""
+    chunk, claims, found = chunk_size(size), _claims(Journal(journal, "download"), size), bytearray()
+    with file.open("rb") as handle:
+        for at in range(-(-size // chunk)):
+            data = handle.read(min(chunk, size - at * chunk)) if at in claims.chunks and len(found) < most else b""
+            if not data or _hash(data) != claims.chunks[at][1]:
+                break
+            found += data
+    return bytes(found)
+
+
 class Partial:
     """The bytes of one file so far. Several threads may write at once, each its own chunks.
 
@@ -142,6 +156,18 @@ class Partial:
             self._lines += 1
             self._hashes[chunk] = digest
             return self._before.get(chunk, digest) != digest
+
+    def take_beginning(self, data: bytes) -> int:
+        """Write the first bytes of the file, as far as they are whole chunks that are not there; return how many."""
+        taken = 0
+        for chunk in range(self.count):
+            length = self.length(chunk)
+            if (chunk * self.chunk) + length > len(data):
+                break
+            if not self.holds(chunk):
+                self.write(chunk, data[chunk * self.chunk : chunk * self.chunk + length])
+                taken += length
+        return taken
 
     def flush(self) -> None:
         """Let what is noted so far survive a power cut."""

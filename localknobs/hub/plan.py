@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localknobs.errors import NotFound
+from localknobs.hardware import check_disk_space
 from localknobs.hub.cache import CachedRepository
+from localknobs.hub.partial import claimed_bytes
 from localknobs.hub.quants import Part, RemoteFile, checkpoint_parts, choose
 from localknobs.hub.repository import Repository
 from localknobs.hub.spec import Spec
@@ -22,7 +24,7 @@ class DownloadPlan:
         commit: Commit that it stands for.
         files: What the user gets, the model first.
         parts: The files to fetch, in order.
-        missing_bytes: Bytes that are not here yet, those of unfinished files counted whole.
+        missing_bytes: Bytes that are not here yet.
         folder: The repository's folder in the cache.
         rate_limit: Most bytes per second; 0 for no limit.
     """
@@ -58,7 +60,9 @@ def plan_download(
     """
     single = [part for part in repository.parts if part.path == spec.path]
     if single and not spec.path.lower().endswith(".gguf"):  # any other file that was named in full
-        files = (RemoteFile(repository.name, repository.commit, "checkpoint", "", (single[0],)),)
+        files: tuple[RemoteFile, ...] = (
+            RemoteFile(repository.name, repository.commit, "checkpoint", "", (single[0],)),
+        )
     else:
         chosen = choose(repository.files, repo=repository.name, quant=spec.quant, path=spec.path)
         files = (chosen, _projector(repository)) if projector else (chosen,)
@@ -70,10 +74,26 @@ def plan_parts(
 ) -> DownloadPlan:
     """Plan the download of some files of a repository."""
     cached = CachedRepository(repository.name)
-    missing = sum(part.size_bytes for part in parts if not cached.holds(repository.commit, part))
+    missing = sum(part.size_bytes - held_bytes(cached, repository.commit, part) for part in parts)
     return DownloadPlan(
         repository.name, repository.revision, repository.commit, files, parts, missing, cached.folder, rate_limit
     )
+
+
+def held_bytes(cached: CachedRepository, commit: str, part: Part) -> int:
+    """Return how many bytes of a file are in the cache, an unfinished one counted as its journal claims."""
+    if cached.holds(commit, part):
+        return part.size_bytes
+    return claimed_bytes(cached.partial(part), cached.journal(part), part.size_bytes)
+
+
+def check_space(plan: DownloadPlan) -> None:
+    """Refuse a download that does not fit on the disk.
+
+    Raises:
+        NotEnough: it does not fit.
+    """
+    check_disk_space(plan.folder, plan.missing_bytes, plan.repo, "Free some space, or set HF_HUB_CACHE elsewhere.")
 
 
 def plan_without_weights(repository: Repository) -> DownloadPlan:

@@ -100,7 +100,9 @@ def grouped(repo: str, commit: str, parts: Iterable[Part]) -> tuple[RemoteFile, 
 
 def _kind(path: str) -> Kind:
     name = path.rpartition("/")[2].lower()
-    return "projector" if name.startswith("mmproj") or "-mmproj" in name else "imatrix" if "imatrix" in name else "model"
+    return (
+        "projector" if name.startswith("mmproj") or "-mmproj" in name else "imatrix" if "imatrix" in name else "model"
+    )
 
 
 def checkpoint_parts(parts: Sequence[Part], *, weights: bool = True) -> tuple[Part, ...]:

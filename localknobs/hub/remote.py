@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 from localknobs.errors import HubFailure
+from localknobs.gguf_info import Header, parse_header
+from localknobs.hub.cache import CachedRepository
 from localknobs.hub.offline import refuse_offline
+from localknobs.hub.partial import held_beginning
+from localknobs.hub.quants import RemoteFile
 from localknobs.hub.source import Broken, Changed, Source
 
 FIRST_READ, LARGEST_READ = 512 * 1024, 8 * 2**20
 """Bytes of the first request and of the largest: a header with a large vocabulary has 5 to 15 MB."""
 TRIES = 3
+MOST_FROM_PARTIAL = 32 * 2**20
+"""Bytes of an unfinished download that are looked at before anything is asked for."""
 
 
 class RemoteStream(io.RawIOBase):
@@ -23,19 +30,28 @@ class RemoteStream(io.RawIOBase):
         commit: Commit of the repository.
         path: The file's path in it.
         size: Bytes it has.
+        here: Its first bytes, as far as they are here already.
 
     Attributes:
         fetched_bytes: Bytes that were fetched so far.
     """
 
-    def __init__(self, repo: str, commit: str, path: str, size: int) -> None:
+    def __init__(self, repo: str, commit: str, path: str, size: int, here: bytes = b"") -> None:
         refuse_offline(f"Reading {repo}/{path}")
         self._source = Source(repo, commit, path, size)
         self._size = size
         self._at = 0
-        self._blocks: dict[int, bytes] = {}
+        whole = len(here) if len(here) == size else len(here) // FIRST_READ * FIRST_READ
+        self._blocks = {at // FIRST_READ: here[at : at + FIRST_READ] for at in range(0, whole, FIRST_READ)}
         self._next_read = FIRST_READ
         self.fetched_bytes = 0
+
+    def beginning(self) -> bytes:
+        """Return the first bytes without a gap, as far as they were read."""
+        found: list[bytes] = []
+        while block := self._blocks.get(len(found)):
+            found.append(block)
+        return b"".join(found)
 
     def readable(self) -> bool:
         """Return that it can be read."""
@@ -101,12 +117,42 @@ class RemoteStream(io.RawIOBase):
                 reason = broken.reason
                 continue
             except Changed:
-                raise HubFailure(f"{self._source.name} is not the file the hub announces", "Check HF_ENDPOINT.") from None
+                raise HubFailure(
+                    f"{self._source.name} is not the file the hub announces", "Check HF_ENDPOINT."
+                ) from None
             if len(data) < skip + last - first:
                 reason = "the connection broke off"
                 continue
             self.fetched_bytes += len(data)
             for at in range(first, last, FIRST_READ):
-                self._blocks[at // FIRST_READ] = bytes(data[skip + at - first : skip + min(at + FIRST_READ, last) - first])
+                self._blocks[at // FIRST_READ] = bytes(
+                    data[skip + at - first : skip + min(at + FIRST_READ, last) - first]
+                )
             return
         raise HubFailure(f"The header of {self._source.name} cannot be fetched: {reason}", "Try again later.")
+
+
+def remote_header(file: RemoteFile, beginnings: dict[str, bytes] | None = None) -> Header:
+    """Read the header of a model that is not here; of a split one, with the tensors of all shards.
+
+    Args:
+        file: A GGUF file of a repository.
+        beginnings: Is given what was fetched for it: path to first bytes, for `download`, so that it is not
+            fetched twice.
+
+    Returns:
+        The header, whose path is the file's name in the repository.
+
+    Raises:
+        Offline: offline work is asked for.
+        BadFile: it is no GGUF, or damaged.
+        HubFailure: it cannot be fetched.
+    """
+    cached, headers = CachedRepository(file.repo), []
+    for part in file.parts:
+        here = held_beginning(cached.partial(part), cached.journal(part), part.size_bytes, MOST_FROM_PARTIAL)
+        stream = RemoteStream(file.repo, file.commit, part.path, part.size_bytes, here)
+        headers.append(parse_header(stream, part.size_bytes, part.path))
+        if beginnings is not None:
+            beginnings[part.path] = stream.beginning()
+    return replace(headers[0], tensors=tuple(tensor for header in headers for tensor in header.tensors))

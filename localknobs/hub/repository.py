@@ -50,7 +50,11 @@ def open_repository(spec: Spec) -> Repository:
     if not info.sha or info.siblings is None:
         raise HubFailure(f"The hub says nothing of the files of {spec.repo}", "Check HF_ENDPOINT.")
     parts = tuple(
-        Part(file.rfilename, file.lfs.size if file.lfs else file.size or 0, _etag(file.lfs and file.lfs.sha256, file))
+        Part(
+            file.rfilename,
+            file.lfs.size if file.lfs else file.size or 0,
+            (file.lfs.sha256 if file.lfs else file.blob_id) or "",
+        )
         for file in info.siblings
         if _is_safe(file.rfilename)
     )
@@ -63,10 +67,6 @@ def open_repository(spec: Spec) -> Repository:
         gated=bool(info.gated),
         licence=licence_of(info.tags or []),
     )
-
-
-def _etag(sha256: str | None, file: object) -> str:
-    return sha256 or getattr(file, "blob_id", None) or ""
 
 
 def _is_safe(path: str) -> bool:

@@ -227,6 +227,8 @@ def _limit_what_is_in_flight(response: httpx2.Response) -> None:
     with contextlib.suppress(OSError, AttributeError, struct.error):
         own = _socket_of(response)
         # tcp_info: 8 bytes of flags, then 32-bit numbers; tcpi_rtt, in microseconds, is the 16th of them.
-        (round_trip_us,) = struct.unpack_from("=I", own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 8 + 15 * 4)
+        (round_trip_us,) = struct.unpack_from(
+            "=I", own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 8 + 15 * 4
+        )
         window = max(128 * 1024, int(FAST_LINK * round_trip_us / 1e6))
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, window)

@@ -57,7 +57,7 @@ def parse_spec(text: str, revision: str | None = None) -> Spec:
     Raises:
         BadValue: it names nothing on the hub.
     """
-    shown = text.strip()
+    shown = re.sub(r"//[^/]*@", "//", text.strip())  # without a password, as it may be shown
     rest = _without_host(shown)
     parts = [unquote(part) for part in rest.split("/") if part]
     if parts and parts[0] in _NOT_MODELS:
@@ -99,7 +99,7 @@ def _without_host(text: str) -> str:
         return text[5:]
     if "://" in text:
         address = urlsplit(text)
-        host = address.netloc.rpartition("@")[2].lower()
+        host = address.netloc.lower()
         if host not in (*HOSTS, own):
             raise BadValue(
                 f"{host} is not the hub", "A mirror is named by HF_ENDPOINT; other files: fetch them by hand."

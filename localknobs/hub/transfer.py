@@ -20,7 +20,8 @@ from localknobs.units import size_text
 CONNECTIONS = 4
 LEAST_PER_CONNECTION = 2 * 2**20
 """Bytes below which another connection is not worth its set-up."""
-LARGEST_SPAN = 64 * 2**20
+LEAST_SPAN, LARGEST_SPAN = 2**20, 64 * 2**20
+"""Bytes asked for in one request."""
 TRIES = 8
 """Attempts in a row that may bring nothing, before the work is given up."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -105,8 +106,8 @@ class Transfer:
                 elif failure is None:
                     unflushed += event.amount if isinstance(event, Advanced) else 0
                     yield event
+                self.partial.note_etags()
                 if unflushed >= FLUSH_BYTES or (unflushed and monotonic() - flushed_at >= FLUSH_S):
-                    self.partial.note_etags()
                     self.partial.flush()
                     unflushed, flushed_at = 0, monotonic()
         finally:
@@ -146,7 +147,7 @@ class Transfer:
                 self._left -= self.partial.length(self._missing.pop(0))
             if not self._missing:
                 return []
-            wanted = min(LARGEST_SPAN, max(self._left // (4 * self._connections), 4 * self.partial.chunk))
+            wanted = min(LARGEST_SPAN, max(self._left // (4 * self._connections), LEAST_SPAN))
             most = max(1, wanted // self.partial.chunk)
             span = self._missing[:1]
             for chunk in self._missing[1:most]:

@@ -18,7 +18,7 @@ from localknobs.convert.merge import open_source
 from localknobs.convert.plan import plan_conversion
 from localknobs.convert.preflight import check
 from localknobs.convert.to_gguf import ConvertConfig, convert
-from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough, NotFound, Unsupported
+from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough, NotFound, Offline, Unsupported
 from localknobs.gguf_info import read_header
 from localknobs.jobs import drain
 
@@ -225,7 +225,7 @@ def test_quantized_weights_go_to_the_other_converter(folder, tmp_path, monkeypat
 
 def test_offline_nothing_is_downloaded(stranger, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(Exception, match="offline"):
+    with pytest.raises(Offline, match="HF_HUB_OFFLINE"):
         convert_to(tmp_path / "model.gguf", stranger, get_converter=True)
 
 

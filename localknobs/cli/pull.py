@@ -1,0 +1,165 @@
+"""`localknobs pull`: fetch a model from the hub, after saying what it takes."""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from typing import TYPE_CHECKING, Any
+
+from localknobs.cli.output import facts, note, print_json, table
+from localknobs.cli.progress import run_job
+from localknobs.errors import LocalknobsError, Stopped
+from localknobs.units import count_text, size_text
+
+if TYPE_CHECKING:
+    from localknobs.gguf_info import Header
+    from localknobs.hub.plan import DownloadPlan
+    from localknobs.hub.repository import Repository
+
+_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of this verb."""
+    add = parser.add_argument
+    add(
+        "spec", metavar="SPEC",
+        help="org/repo, org/repo:Q4_K_M (the default, where there is one), org/repo:safetensors, org/repo/file.gguf, "
+        "or a hub address",
+    )  # fmt: skip
+    add("--revision", metavar="NAME", help="branch, tag or commit; default: main")
+    add("--mmproj", action="store_true", help="fetch the projector too, with which the model sees images")
+    add("--limit-rate", metavar="RATE", type=_rate, default=0.0, help="most bytes per second, such as 5M or 800K")
+    add("--dry-run", action="store_true", help="say what would be fetched and what else there is; fetch nothing")
+    add("-y", "--yes", action="store_true", help="do not ask")
+    add("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def run(options: Namespace) -> int:
+    """Say what it takes, ask, fetch, and print where it lies."""
+    from localknobs.hub.download import download
+    from localknobs.hub.offline import refuse_offline
+    from localknobs.hub.plan import check_space, plan_download
+    from localknobs.hub.repository import open_repository
+    from localknobs.hub.spec import parse_spec
+
+    refuse_offline("pull")
+    spec = parse_spec(options.spec, options.revision)
+    repository = open_repository(spec)
+    plan = plan_download(repository, spec, projector=options.mmproj, rate_limit=options.limit_rate)
+    beginnings: dict[str, bytes] = {}
+    header = _header(plan, beginnings) if plan.missing_bytes or options.dry_run else None
+    if options.dry_run:
+        _show_dry_run(repository, plan, header, options.json)
+        return 0
+    if not options.json:
+        print(facts(_facts(repository, plan, header)), file=sys.stderr)
+    check_space(plan)
+    if plan.missing_bytes and not options.yes and sys.stdin.isatty() and sys.stderr.isatty():
+        _ask(plan.missing_bytes)
+    path = run_job(download(plan, beginnings), stopped="What was fetched is kept: the same command goes on from there.")
+    if options.json:
+        print_json({"path": path, **_summary(plan)})
+        return 0
+    print(path)
+    if plan.files[0].kind == "model":
+        note(f"To chat with it: localknobs chat {path}")
+    elif plan.files[0].kind == "checkpoint":
+        note(f"To make a small file of it: localknobs quantize {path} Q4_K_M")
+    return 0
+
+
+def _rate(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?)(?:B?(?:/S)?)", text.strip().upper())
+    if not found or not float(found[1]):
+        raise ArgumentTypeError(f"{text} is no rate: write bytes per second, such as 5M or 800K")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _ask(size_bytes: int) -> None:
+    """Ask whether to fetch; Enter means yes.
+
+    Raises:
+        Stopped: the user said no.
+    """
+    print(f"Fetch {size_text(size_bytes)}? [Y/n] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer or answer.strip().lower() not in ("", "y", "yes"):
+        raise Stopped("Nothing was fetched", "Run it again with -y to fetch without being asked.")
+
+
+# ---- what it says beforehand ----------------------------------------------------------------------
+
+
+def _header(plan: DownloadPlan, beginnings: dict[str, bytes]) -> Header | None:
+    """Return the header of the model, read by ranges; a model whose header cannot be read is said to be one later."""
+    from localknobs.hub.remote import remote_header
+
+    if plan.files[0].kind != "model":
+        return None
+    try:
+        return remote_header(plan.files[0], beginnings)
+    except LocalknobsError as error:
+        note(f"Its header could not be read beforehand: {error.message}")
+        return None
+
+
+def _facts(repository: Repository, plan: DownloadPlan, header: Header | None) -> list[tuple[str, object]]:
+    from localknobs.hardware import free_disk_bytes
+
+    names = [part.path for part in plan.parts]
+    shown = names[0] if len(names) == 1 else f"{len(names)} files: {', '.join(names[:4])}{', …' * (len(names) > 4)}"
+    here = plan.size_bytes - plan.missing_bytes
+    size = size_text(plan.size_bytes)
+    if here:
+        size += " (all of it is here)" if not plan.missing_bytes else f" ({size_text(here)} of it are here)"
+    free = free_disk_bytes(plan.folder)
+    pairs: list[tuple[str, object]] = [("repository", plan.repo), ("file", shown), ("size", size)]
+    if free:
+        pairs.append(("free there", f"{size_text(free)} at {plan.folder}"))
+    if repository.licence:
+        pairs.append(("licence", repository.licence))
+    if header:
+        pairs.append(("model", f"{header.architecture}, {count_text(header.parameters)} parameters"))
+        if header.context_trained:
+            pairs.append(("context", f"{header.context_trained:,} tokens"))
+    projectors = [file for file in repository.files if file.kind == "projector"]
+    if projectors and not any(file.kind == "projector" for file in plan.files):
+        pairs.append(("images", f"with --mmproj, {size_text(min(file.size_bytes for file in projectors))} more"))
+    return pairs
+
+
+def _summary(plan: DownloadPlan) -> dict[str, Any]:
+    return {
+        "repo": plan.repo,
+        "revision": plan.revision,
+        "commit": plan.commit,
+        "quant": plan.files[0].quant,
+        "files": [{"path": part.path, "size_bytes": part.size_bytes} for part in plan.parts],
+        "size_bytes": plan.size_bytes,
+        "missing_bytes": plan.missing_bytes,
+    }
+
+
+def _show_dry_run(repository: Repository, plan: DownloadPlan, header: Header | None, as_json: bool) -> None:
+    everything = [
+        {"path": file.path, "kind": file.kind, "quant": file.quant, "size_bytes": file.size_bytes,
+         "files": len(file.parts)}
+        for file in repository.files
+    ]  # fmt: skip
+    if as_json:
+        model = header and {
+            "architecture": header.architecture,
+            "parameters": header.parameters,
+            "context_tokens": header.context_trained,
+        }
+        print_json({**_summary(plan), "model": model, "there_is": everything})
+        return
+    print(facts([("would fetch", plan.parts[0].path), *_facts(repository, plan, header)[2:]]))
+    print()
+    rows = [
+        ("*" if file in plan.files else "", file.quant or "-", size_text(file.size_bytes), file.kind, file.path)
+        for file in repository.files
+    ]
+    print(table(("", "QUANT", "SIZE", "KIND", "FILE"), rows, right=(2,), whole=(0, 1, 2, 3)))
