@@ -64,7 +64,9 @@ def run(options: Namespace) -> int:
         return 0
     print(path)
     if plan.files[0].kind == "model":
-        note(f"To chat with it: localknobs chat {path}")
+        quant = plan.files[0].quant
+        is_name = quant and [file.quant for file in repository.files if file.kind == "model"].count(quant) == 1
+        note(f"To chat with it: localknobs chat {f'{plan.repo}:{quant}' if is_name else path}")
     elif plan.files[0].kind == "checkpoint":
         note(f"To make a small file of it: localknobs quantize {path} Q4_K_M")
     return 0

@@ -26,10 +26,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Search, and print the table."""
-    from localknobs.hub.search import search
+    from localknobs.hub.search import MOST, search
 
-    if options.limit < 1:
-        raise BadValue(f"--limit cannot be {options.limit}", "It is 1 or more.")
+    if not 1 <= options.limit <= MOST:
+        raise BadValue(f"--limit cannot be {options.limit}", f"It is 1 to {MOST:,}.")
     text = " ".join(options.text)
     format_ = "gguf" if options.gguf else "safetensors" if options.safetensors else ""
     found = search(text, sort=options.sort, limit=options.limit, format_=format_)

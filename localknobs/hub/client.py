@@ -1,6 +1,6 @@
 """The one HTTP client: nothing else in localknobs opens a socket. huggingface_hub is made to use it as well.
 
-The token goes to the hub's own host and nowhere else: redirects are followed here, one by one.
+The token goes to the hub's own host and nowhere else.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def _make_client() -> httpx2.Client:
     try:
         return httpx2.Client(
             event_hooks={"request": [lambda _request: refuse_offline("This")]},
+            follow_redirects=True,  # of a renamed repository; to another host without the token
             headers={"User-Agent": f"localknobs/{version()}"},
             timeout=httpx2.Timeout(read_timeout_s(), connect=CONNECT_S),
             limits=httpx2.Limits(max_connections=64, max_keepalive_connections=16),

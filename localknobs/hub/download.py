@@ -79,7 +79,8 @@ def _fetch(
             if lost := claimed - partial.held_bytes:  # a power cut took it, or somebody wrote there
                 yield Noted(_damage(lost, part), "warning")
                 yield Advanced(-lost)
-            yield Advanced(partial.take_beginning(beginning))
+            if taken := partial.take_beginning(beginning):
+                yield Advanced(taken)
             source = Source(plan.repo, plan.commit, part.path, part.size_bytes, partial.etags)
             yield from _gather(source, partial, throttle)
             yield from _prove(part, source, partial, throttle)

@@ -21,7 +21,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.journal import Journal
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 64 * 1024, 4 * 2**20
-CHUNKS = 8192
+CHUNKS = 16384
 """About how many chunks a file has: a kill loses less than one per connection."""
 _FORMAT = 1
 READ_BYTES = 4 * 2**20
@@ -37,8 +37,9 @@ def chunk_size(size: int) -> int:
 
 @dataclass(slots=True)
 class _Claims:
-    """What a journal says: chunks with their line and hash, how many lines were flushed to the disk, entity tags."""
+    """What a journal says: size of a chunk, chunks with their line and hash, lines that were flushed, entity tags."""
 
+    chunk: int
     chunks: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     flushed: int = 0
     lines: int = 0
@@ -47,15 +48,17 @@ class _Claims:
 
 def _claims(journal: Journal, size: int) -> _Claims:
     """Read a journal; one of another file or another form claims nothing."""
-    claims = _Claims()
+    claims = _Claims(chunk_size(size))
     try:
         records = journal.read()
     except LocalknobsError:
         return claims
-    expected = {"format": _FORMAT, "size": size, "chunk": chunk_size(size)}
-    if not records or any(records[0].get(name) != value for name, value in expected.items()):
+    if not records or records[0].get("format") != _FORMAT or records[0].get("size") != size:
         return claims
-    count = -(-size // chunk_size(size))
+    chunk = records[0].get("chunk")
+    if not isinstance(chunk, int) or not 1024 <= chunk <= 2**30:  # another version may choose another size
+        return claims
+    claims.chunk, count = chunk, -(-size // chunk)
     for record in records[1:]:
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
             if "hash" in record:
@@ -77,15 +80,16 @@ def claimed_bytes(file: Path, journal: Path, size: int) -> int:
     """Return how many bytes of a file of `size` bytes are there as far as its journal says; 0 where there is none."""
     if not file.is_file():
         return 0
-    chunk = chunk_size(size)
-    return sum(min(chunk, size - at * chunk) for at in _claims(Journal(journal, "download"), size).chunks)
+    claims = _claims(Journal(journal, "download"), size)
+    return sum(min(claims.chunk, size - at * claims.chunk) for at in claims.chunks)
 
 
 def held_beginning(file: Path, journal: Path, size: int, most: int) -> bytes:
     """Return the first bytes of a file of `size` bytes that are there and right, `most` at most."""
     if not file.is_file():
         return b""
-    chunk, claims, found = chunk_size(size), _claims(Journal(journal, "download"), size), bytearray()
+    claims, found = _claims(Journal(journal, "download"), size), bytearray()
+    chunk = claims.chunk
     with file.open("rb") as handle:
         for at in range(-(-size // chunk)):
             data = handle.read(min(chunk, size - at * chunk)) if at in claims.chunks and len(found) < most else b""
@@ -109,21 +113,22 @@ class Partial:
     """
 
     def __init__(self, file: Path, journal: Path, size: int, about: dict[str, Any]) -> None:
-        self.path, self.size, self.chunk = file, size, chunk_size(size)
-        self.count = -(-size // self.chunk)
+        self.path, self.size = file, size
         self.etags: dict[str, str] = {}
         self._journal = Journal(journal, "download")
-        self._first = {"format": _FORMAT, "size": size, "chunk": self.chunk, **about}
         self._hashes: dict[int, bytes] = {}
         self._before: dict[int, bytes] = {}
         self._lines = self._marked = 0
         self._noted_etags: dict[str, str] = {}
         self._lock = threading.Lock()
         file.parent.mkdir(parents=True, exist_ok=True)
-        claims = _claims(self._journal, size) if file.is_file() else _Claims()
+        claims = _claims(self._journal, size) if file.is_file() else _Claims(chunk_size(size))
         if not claims.chunks:  # of another size, or of a file that is gone
             journal.unlink(missing_ok=True)
             self._journal = Journal(journal, "download")
+        self.chunk = claims.chunk if claims.chunks else chunk_size(size)
+        self.count = -(-size // self.chunk)
+        self._first = {"format": _FORMAT, "size": size, "chunk": self.chunk, **about}
         self.etags.update(claims.etags)
         self._noted_etags = dict(claims.etags)
         self._lines = claims.lines

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from localknobs.errors import NotFound
+from localknobs.library.names import SHARD, quant_in
 from localknobs.units import size_text
 
 DEFAULT_QUANT = "Q4_K_M"
@@ -15,12 +16,6 @@ CHECKPOINT = "SAFETENSORS"
 """What is typed behind the colon for the weights as they were trained."""
 Kind = Literal["model", "projector", "imatrix", "checkpoint"]
 
-_LABEL = re.compile(
-    r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8](?:_[A-Z0-9]{1,3}){1,3}|I?Q[1-8]|TQ[12]_0|[MN][XV]FP4(?:_MOE)?|BF16|FP?16|FP?32))"
-    r"(?![A-Za-z0-9])",
-    re.IGNORECASE,
-)
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)", re.IGNORECASE)
 _WEIGHTS = (
     r"model(-\d{5}-of-\d{5})?\.safetensors", r"adapter_model\.safetensors", r"(?!consolidated)[^/]*\.safetensors",
     r"pytorch_model(-\d{5}-of-\d{5})?\.bin", r"adapter_model\.bin",
@@ -73,24 +68,15 @@ class RemoteFile:
         return sum(part.size_bytes for part in self.parts)
 
 
-def label_of(path: str) -> str:
-    """Return the quantization that a path tells of, in capitals; empty when it tells of none."""
-    folder, _, name = path.rpartition("/")
-    for text in (_SHARD.sub("", name), folder):
-        if found := _LABEL.findall(text):
-            label: str = found[-1].upper()
-            return label.replace("FP16", "F16").replace("FP32", "F32")
-    return ""
-
-
 def grouped(repo: str, commit: str, parts: Iterable[Part]) -> tuple[RemoteFile, ...]:
     """Return what a repository holds: GGUF models by size, then projectors, importance matrices, its checkpoint."""
     together: dict[str, list[Part]] = {}
     everything = sorted(parts, key=lambda part: part.path)
     for part in everything:
         if part.path.lower().endswith(".gguf"):
-            together.setdefault(_SHARD.sub("", part.path), []).append(part)
-    files = [RemoteFile(repo, commit, _kind(path), label_of(path), tuple(group)) for path, group in together.items()]
+            shard = SHARD.fullmatch(part.path)
+            together.setdefault(f"{shard[1]}.gguf" if shard else part.path, []).append(part)
+    files = [RemoteFile(repo, commit, _kind(path), quant_in(path), tuple(group)) for path, group in together.items()]
     order = ("model", "projector", "imatrix")
     files.sort(key=lambda file: (order.index(file.kind), file.size_bytes))
     if weights := checkpoint_parts(everything):

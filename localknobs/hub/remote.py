@@ -152,7 +152,9 @@ def remote_header(file: RemoteFile, beginnings: dict[str, bytes] | None = None) 
     for part in file.parts:
         here = held_beginning(cached.partial(part), cached.journal(part), part.size_bytes, MOST_FROM_PARTIAL)
         stream = RemoteStream(file.repo, file.commit, part.path, part.size_bytes, here)
-        headers.append(parse_header(stream, part.size_bytes, part.path))
-        if beginnings is not None:
-            beginnings[part.path] = stream.beginning()
+        try:
+            headers.append(parse_header(stream, part.size_bytes, part.path))
+        finally:
+            if beginnings is not None:
+                beginnings[part.path] = stream.beginning()
     return replace(headers[0], tensors=tuple(tensor for header in headers for tensor in header.tensors))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from localknobs.hub.client import api, failure
+from localknobs.hub.client import client, failure, headers_for
 from localknobs.hub.offline import refuse_offline
 from localknobs.hub.repository import licence_of
+from localknobs.hub.spec import endpoint
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 Sort = Literal["downloads", "likes", "updated", "size"]
 SORTS: tuple[str, ...] = get_args(Sort)
-_SORTED_BY_THE_HUB = {"downloads": "downloads", "likes": "likes", "updated": "last_modified", "size": "downloads"}
+_SORTED_BY_THE_HUB = {"downloads": "downloads", "likes": "likes", "updated": "lastModified", "size": "downloads"}
 _ASKED = ("downloads", "gated", "gguf", "lastModified", "likes", "private", "safetensors", "tags", "usedStorage")
+MOST = 1000
+"""Most that are found at once: a page of the hub's."""
 _POOL = 200
 """Repositories among which the largest are looked for: the hub does not sort by size."""
 
@@ -56,7 +63,7 @@ def search(text: str, *, sort: Sort = "downloads", limit: int = 20, format_: str
     Args:
         text: What to look for; empty for the most popular of all.
         sort: What comes first; `size` sorts the 200 most downloaded.
-        limit: How many, 1 or more.
+        limit: How many, 1 to 1,000.
         format_: `gguf` or `safetensors`; empty for both.
 
     Raises:
@@ -64,18 +71,12 @@ def search(text: str, *, sort: Sort = "downloads", limit: int = 20, format_: str
         HubFailure: the hub cannot be reached.
     """
     refuse_offline("Searching")
-    formats = [format_] if format_ else ["gguf", "safetensors"]
     found: dict[str, Found] = {}
     try:
-        hub = api()
-        for name in formats:
-            asked = hub.list_models(
-                search=text or None, filter=name, sort=_SORTED_BY_THE_HUB[sort],  # type: ignore[arg-type]
-                limit=_POOL if sort == "size" else limit, expand=[*_ASKED],  # type: ignore[list-item]
-            )  # fmt: skip
-            for info in asked:
+        for name in [format_] if format_ else ["gguf", "safetensors"]:
+            for info in _listed(text, name, _SORTED_BY_THE_HUB[sort], _POOL if sort == "size" else min(limit, MOST)):
                 found.setdefault(info.id, _found(info))
-    except Exception as error:  # the library's own, those of its connection
+    except Exception as error:  # the library's own, those of the connection
         raise failure(error, f"models named {text!r}") from None
     keys = {
         "downloads": lambda one: one.downloads, "likes": lambda one: one.likes, "updated": lambda one: one.updated,
@@ -84,7 +85,19 @@ def search(text: str, *, sort: Sort = "downloads", limit: int = 20, format_: str
     return sorted(found.values(), key=keys[sort], reverse=True)[:limit]
 
 
-def _found(info: Any) -> Found:
+def _listed(text: str, format_: str, sort: str, limit: int) -> Iterator[ModelInfo]:
+    """Ask for one page; not by `HfApi.list_models`, which asks a hub that is not there for half a minute."""
+    from huggingface_hub import ModelInfo
+
+    url = f"{endpoint()}/api/models"
+    asked: dict[str, str | int | list[str]] = {"filter": format_, "sort": sort, "limit": limit, "expand": [*_ASKED]}
+    response = client().get(url, params={**asked, **({"search": text} if text else {})}, headers=headers_for(url))
+    response.raise_for_status()
+    for entry in response.json():
+        yield ModelInfo(**entry)  # type: ignore[no-untyped-call]
+
+
+def _found(info: ModelInfo) -> Found:
     tags = info.tags or []
     gguf = info.gguf or {}
     return Found(

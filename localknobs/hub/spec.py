@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from localknobs.errors import BadValue
-from localknobs.hub.quants import label_of
+from localknobs.library.names import quant_in
 
 HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -80,7 +80,7 @@ def parse_spec(text: str, revision: str | None = None) -> Spec:
     quant, path = "", "/".join(inside)
     if ending.lower().endswith(".gguf") and not path:
         path = ending
-    elif _REVISION.fullmatch(ending) and not label_of(ending):
+    elif _REVISION.fullmatch(ending) and not quant_in(ending):
         found_revision = ending
     else:
         quant = ending.upper()

@@ -1,10 +1,14 @@
 """The program opens no connection: the real one is run, with a witness in it and in every process it starts."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from repository import REPOSITORY
+
+from localknobs.cli.main import VERBS
 
 WITNESS = """
 import os, sys
@@ -73,3 +77,42 @@ def test_no_verb_opens_a_connection(watched, arguments):
     code, output, attempts, _ = watched("-m", "localknobs", *arguments)
     assert code == 0, output
     assert attempts == ""
+
+
+REFUSED = {"search": ["search", "qwen"], "pull": ["pull", "org/repo"], "convert": ["convert", "--check", "org/repo"]}
+"""Verbs that need a connection, and how they are asked for one."""
+REAL = {
+    "chat": ["chat", "-p", "hi", "-t", "1", "-n", "4"], "ls": ["ls"], "show": ["show", "built-in"], "knobs": ["knobs"],
+    "doctor": ["doctor"], "quantize": ["quantize", "built-in", "Q8_0", "--allow-requantize", "--dry-run"],
+}  # fmt: skip
+"""Verbs that do something real and quick; the others are given a file that is not there."""
+
+
+@pytest.mark.parametrize("how", ["--offline", "HF_HUB_OFFLINE"])
+@pytest.mark.parametrize("verb", [*VERBS])
+def test_offline_no_verb_opens_a_connection(watched, monkeypatch, tmp_path, verb, how):
+    given = REFUSED.get(verb) or REAL.get(verb, [verb, str(tmp_path / "nothing.gguf")])
+    if how != "--offline":
+        monkeypatch.setenv(how, "1")
+    code, output, attempts, _ = watched("-m", "localknobs", *given, *([how] if how == "--offline" else []))
+    assert attempts == ""
+    if verb in REFUSED:
+        assert code == 3 and "none is opened" in output and how in output
+    else:
+        assert "Unexpected" not in output
+
+
+def test_only_the_hub_can_open_a_connection():
+    """One place imports what opens sockets; pip, which fetches llama.cpp's converter, is refused by the same switch."""
+    opens = re.compile(
+        r"^\s*(?:import|from) (?:httpx2?|requests|urllib\.request|urllib3|aiohttp|http\.client|ftplib)\b", re.M
+    )
+    found = {
+        str(file.relative_to(REPOSITORY))
+        for folder in ("localknobs", "convert", "tui")
+        for file in (REPOSITORY / folder).rglob("*.py")
+        if opens.search(file.read_text(encoding="utf-8"))
+    }
+    assert {name for name in found if not name.startswith("localknobs/hub/")} == set()
+    makers = [file for file in found if "httpx2.Client(" in (REPOSITORY / file).read_text(encoding="utf-8")]
+    assert makers == ["localknobs/hub/client.py"]

@@ -234,6 +234,15 @@ def test_a_torn_or_foreign_journal_is_not_believed(tmp_path):
     rubbish.close()
 
 
+def test_progress_of_a_version_that_cut_otherwise_counts(big, cache):
+    with pytest.MonkeyPatch.context() as other:
+        other.setattr("localknobs.hub.partial.SMALLEST_CHUNK", 2**19)
+        stopped_after(len(big) // 2, plan_of("maker/big"))
+    plan = plan_of("maker/big")
+    assert plan.missing_bytes <= len(big) // 2
+    assert drain(download(plan)).read_bytes() == big
+
+
 # ---- damage ---------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,9 @@
 import pytest
 
 from localknobs.errors import BadValue, NotFound
-from localknobs.hub.quants import Part, checkpoint_parts, choose, grouped, label_of
+from localknobs.hub.quants import Part, checkpoint_parts, choose, grouped
 from localknobs.hub.spec import Spec, parse_spec
+from localknobs.library.names import quant_in
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_rubbish_is_refused_with_the_way_out(text):
     ],
 )
 def test_a_name_tells_its_quantization(path, label):
-    assert label_of(path) == label
+    assert quant_in(path) == label
 
 
 def files(*names_and_sizes):

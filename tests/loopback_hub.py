@@ -91,6 +91,7 @@ class LoopbackHub:
         self.store = Behaviour()
         self.hub_refuses: list[tuple[int, dict[str, str]]] = []
         self.redirects = True
+        self.renamed: dict[str, str] = {}
         self.sent_bytes = 0
         self._uses: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -174,6 +175,9 @@ def _handler(hub: LoopbackHub, name: str) -> type[BaseHTTPRequestHandler]:
                 return self._answer(status, headers)
             url = urlsplit(self.path)
             path = unquote(url.path)
+            for old, new in hub.renamed.items():
+                if old in path:
+                    return self._answer(307, {"Location": self.path.replace(old, new)})
             if path == "/api/models":
                 return self._json(list(_search(hub, parse_qs(url.query))))
             if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
