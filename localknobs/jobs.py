@@ -182,6 +182,22 @@ def partial_folder(target: Path) -> Iterator[Path]:
         NotEnough: the disk is full; nothing is left behind.
     """
     target = target.absolute()
+    with passing_folder(target) as beside:
+        yield beside
+        for file in beside.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as handle:
+                    os.fsync(handle.fileno())
+        os.replace(beside, target)
+
+
+@contextlib.contextmanager
+def passing_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside a path, on the same disk, which is removed at the end with what is still in it.
+
+    Raises:
+        NotEnough: the disk is full; nothing is left behind.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent)
     beside = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL}")
@@ -189,11 +205,6 @@ def partial_folder(target: Path) -> Iterator[Path]:
         with _full_disk_named(target):
             beside.mkdir()
             yield beside
-            for file in beside.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb+") as handle:
-                        os.fsync(handle.fileno())
-            os.replace(beside, target)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -210,19 +221,28 @@ def _full_disk_named(target: Path) -> Iterator[None]:
         raise
 
 
+def leftovers(folder: Path) -> list[Path]:
+    """Return the partial files and folders in a folder whose process is gone."""
+    named = ((file, _PARTIAL_NAME.fullmatch(file.name)) for file in folder.glob(f".*{PARTIAL}"))
+    return sorted(file for file, found in named if found and not _is_alive(int(found[2])))
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove partial files and folders in a folder whose process is gone; return them."""
+    """Remove the partial files and folders in a folder whose process is gone; return them."""
     removed = []
-    for file in folder.glob(f".*{PARTIAL}"):
-        named = _PARTIAL_NAME.fullmatch(file.name)
-        if named and not _is_alive(int(named[2])):
-            with contextlib.suppress(OSError):
-                if file.is_dir() and not file.is_symlink():
-                    shutil.rmtree(file)
-                else:
-                    file.unlink()
-                removed.append(file)
+    for file in leftovers(folder):
+        with contextlib.suppress(OSError):
+            remove_file_or_folder(file)
+            removed.append(file)
     return removed
+
+
+def remove_file_or_folder(path: Path) -> None:
+    """Remove a file, a link, or a folder with what is in it; raises `OSError` where that fails."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _is_alive(pid: int) -> bool:

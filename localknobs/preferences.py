@@ -22,7 +22,7 @@ def read() -> dict[str, Any]:
         return {}
 
 
-def write(**choices: str | int | bool) -> None:
+def write(**choices: str | int | bool | list[str]) -> None:
     """Remember choices besides the ones remembered already.
 
     Raises:

@@ -16,6 +16,9 @@ VERBS = {
     "fit": "say which file of a model fits, on this machine or another, at which context",
     "search": "find models on the hub",
     "pull": "fetch a model from the hub; goes on where it was stopped",
+    "import": "bring models from anywhere into the list: where they lie, by links, or copied",
+    "rm": "remove a model of yours",
+    "prune": "remove what killed jobs and given-up downloads left behind",
     "convert": "make a GGUF file of a Hugging Face model, with adapters if wanted",
     "merge": "put adapters into their base model, which becomes a model of its own",
     "quantize": "make a smaller file of a model, or several in one pass",
@@ -26,6 +29,8 @@ VERBS = {
     "doctor": "say what this machine and this build can do, and how to mend what is missing",
     "tui": "open the terminal interface (also: localknobs with no verb)",
 }
+_MODULES = {"import": "importing"}
+"""Verbs that are words of Python, and the modules they are in."""
 _EXIT_CODES = {
     "UnknownName": 2,
     "BadValue": 2,
@@ -129,7 +134,7 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
 
     from localknobs.cli.flags import Parser
 
-    module = importlib.import_module(f"localknobs.cli.{verb}")
+    module = importlib.import_module(f"localknobs.cli.{_MODULES.get(verb, verb)}")
     parser = Parser(f"localknobs {verb}", VERBS[verb][0].upper() + VERBS[verb][1:] + ".")
     module.add_arguments(parser)
     parser.add_argument("--offline", action="store_true", help="open no connection, whatever is asked for")

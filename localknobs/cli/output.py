@@ -123,6 +123,15 @@ def note(text: str) -> None:
     print(f"note: {printable(text)}", file=sys.stderr)
 
 
+def ask(question: str) -> bool:
+    """Ask on standard error, and return whether the answer was yes; the end of the input is a no."""
+    print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)
+    return answer.strip().lower() in ("y", "yes")
+
+
 def print_json(data: Any) -> None:
     """Print one JSON document; what JSON has no form for (paths, infinities) becomes text."""
     print(json.dumps(_plain(data), ensure_ascii=False, indent=2, default=str, allow_nan=False))

@@ -14,7 +14,7 @@ from localknobs.gguf_info.window import Window
 WORTH_IT = 4096
 """Texts of an array below which stepping is faster."""
 _PROBE, _NEAR, _MOST_PROBES = 1024, 4096, 4096
-_LONGEST_TEXT, _FEWEST_TEXTS = 1024, 8
+_LONGEST_TEXT, _FEWEST_TEXTS, _ENOUGH_TEXTS = 1024, 8, 16
 _LENGTH = Struct("<Q").unpack_from
 
 
@@ -53,7 +53,7 @@ def guess_end_of_texts(window: Window, start: int, count: int, size: int, archit
 
 
 def _is_among_texts(data: bytes) -> bool:
-    """Say whether lengths and texts follow each other through all of these bytes, but for their very start."""
+    """Say whether lengths and texts follow each other, from a place near the start of these bytes."""
     zeros = data.find(b"\0\0\0\0\0\0")
     for _ in range(8):
         if zeros < 0:
@@ -66,7 +66,7 @@ def _is_among_texts(data: bytes) -> bool:
 
 def _is_chain(data: bytes, place: int) -> bool:
     texts, begin, last = 0, place, len(data) - 8
-    while place <= last:
+    while place <= last and texts < _ENOUGH_TEXTS:
         (length,) = _LENGTH(data, place)
         if length > _LONGEST_TEXT:
             return False

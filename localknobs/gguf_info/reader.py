@@ -17,13 +17,16 @@ from localknobs.gguf_info.leap import WORTH_IT, guess_end_of_texts
 from localknobs.gguf_info.window import FIRST_READ, LARGEST_READ, CutShort, Stream, Window
 
 MAX_KEYS, MAX_KEPT_NUMBERS = 65_536, 512
-MAX_TENSORS = 262_144  # DeepSeek with every expert by itself has 46,000
-MAX_TEXTS = 8_388_608  # of all arrays; the largest vocabularies have a quarter of a million, and as many merges
+MAX_TENSORS = 131_072  # DeepSeek with every expert by itself has 46,000
+MAX_TEXTS = 4_194_304  # of all arrays; the largest vocabularies have a quarter of a million, and twice as many merges
 MAX_TEXT_BYTES = 64 * 2**20  # of all texts that are kept; the longest chat templates have 0.1 MiB
+MAX_KEY_BYTES, MAX_TENSOR_NAME_BYTES = 65_535, 1024  # the format allows 65,535 and 64
 MAX_SKIMMED_TEXT = 4096  # bytes of a text that a listing keeps
+MAX_SKIMMED_BYTES = 16 * 2**20  # of all that it keeps; one wide letter makes a text take four times as much
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _LAYOUTS = {code: Struct("<" + code) for code in _SCALARS.values()}
 _TENSOR_LAYOUTS = [Struct(f"<{dimensions}QIQ") for dimensions in range(5)]
+_LONGEST_TENSOR_INFO = 8 + MAX_TENSOR_NAME_BYTES + 4 + _TENSOR_LAYOUTS[4].size
 _LENGTH = _LAYOUTS["Q"].unpack_from
 _TEXT, _ARRAY = 8, 9
 _AGAIN = "Download it again."
@@ -133,7 +136,7 @@ class _Parser:
             raise self._damaged(f"it claims {key_count:,} keys and {tensor_count:,} tensors")
         key_ends = []
         for _ in range(key_count):
-            key = self._text()
+            key = self._text(MAX_KEY_BYTES)
             value = self._value(self._scalar("I"))
             if value is not None:
                 self._metadata[key] = value
@@ -141,7 +144,7 @@ class _Parser:
         tensors = tuple(self._tensor() for _ in range(tensor_count))
         alignment = self._metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
-            raise self._damaged(f"its alignment is {alignment!r}")
+            raise self._damaged(f"its alignment is {str(alignment)[:80]!r}")
         start = (self._at + alignment - 1) // alignment * alignment
         self._check_ends(tensors, start, alignment)
         return Header(self._path, version, self._metadata, tensors, start, tuple(key_ends))
@@ -160,14 +163,28 @@ class _Parser:
             expected += (tensor.size_bytes + alignment - 1) // alignment * alignment
 
     def _tensor(self) -> TensorInfo:
-        name = self._text()
-        dimensions = self._scalar("I")
+        # One look at the window for all parts of it: a file has hundreds of these.
+        held = min(_LONGEST_TENSOR_INFO, self._size - self._at)
+        place = begin = self._window.hold(self._at, held)
+        data, end = self._window.data, begin + held
+        if held < 12:
+            raise CutShort
+        (length,) = _LENGTH(data, place)
+        self._text_bytes += length
+        if length > MAX_TENSOR_NAME_BYTES or self._text_bytes > MAX_TEXT_BYTES:
+            raise self._damaged(f"a text claims {length:,} bytes")
+        place += 8 + length
+        if place + 4 > end:
+            raise CutShort
+        name = data[place - length : place].decode("utf-8", "replace")
+        (dimensions,) = _LAYOUTS["I"].unpack_from(data, place)
         if dimensions > 4:
             raise self._damaged(f"tensor {name!r} has {dimensions} dimensions")
         layout = _TENSOR_LAYOUTS[dimensions]
-        place = self._window.hold(self._at, layout.size)
-        *shape, number, offset = layout.unpack_from(self._window.data, place)
-        self._at += layout.size
+        if place + 4 + layout.size > end:
+            raise CutShort
+        *shape, number, offset = layout.unpack_from(data, place + 4)
+        self._at += place + 4 + layout.size - begin
         if number not in GGML_TYPES:
             raise Unsupported(
                 f"{self._path}: tensor {name!r} has the unknown type {number}",
@@ -233,10 +250,11 @@ class _Parser:
             if self._at > self._size:
                 raise CutShort
 
-    def _text(self) -> str:
+    def _text(self, limit: int = MAX_TEXT_BYTES) -> str:
         length = self._scalar("Q")
         self._text_bytes += length
-        if length > self._size or self._text_bytes > MAX_TEXT_BYTES:
+        most = MAX_SKIMMED_BYTES if self._skim else MAX_TEXT_BYTES
+        if length > min(self._size, limit) or self._text_bytes > most:
             raise self._damaged(f"a text claims {length:,} bytes")
         place = self._window.hold(self._at, length)
         self._at += length

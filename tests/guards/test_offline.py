@@ -70,7 +70,17 @@ def test_an_answer_opens_no_connection(watched):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("ls",), ("show", "built-in"), ("knobs",), ("knobs", "temp"), ("doctor",), ("--help",), ("chat", "--help")],
+    [
+        ("ls",),
+        ("import",),
+        ("prune",),
+        ("show", "built-in"),
+        ("knobs",),
+        ("knobs", "temp"),
+        ("doctor",),
+        ("--help",),
+        ("chat", "--help"),
+    ],
     ids=" ".join,
 )
 def test_no_verb_opens_a_connection(watched, arguments):

@@ -1,0 +1,105 @@
+"""ls --source, import, rm and prune as a person runs them: what is said, asked and refused."""
+
+import json
+import os
+
+import pytest
+from gguf_files import small_gguf
+from library_trees import hugging_face, ollama, put
+
+from localknobs.paths import models_folder
+
+
+@pytest.fixture
+def own():
+    return put(models_folder() / "mine.gguf")
+
+
+def test_ls_of_one_source_and_of_none_such(run, own, home):
+    hugging_face(home.parent / ".cache" / "huggingface" / "hub", "org/Repo", {"m-Q8_0.gguf": small_gguf("hf")})
+    shown = run("ls", "--source", "hf")
+    assert "org/Repo:Q8_0" in shown.stdout and "Hugging Face cache" in shown.stdout and "mine" not in shown.stdout
+    assert [model["name"] for model in json.loads(run("ls", "--json", "--source", "own").stdout)["models"]] == [
+        "built-in", "mine",
+    ]  # fmt: skip
+    wrong = run("ls", "--source", "olama")
+    assert wrong.returncode == 2 and "'ollama'" in wrong.stderr
+    assert "no model there" in run("ls", "--source", "jan").stderr
+
+
+def test_no_token_is_ever_printed(run, own, home):
+    """Nothing here has a use for one, and a hub's folder holds it in a file."""
+    put(home.parent / ".cache" / "huggingface" / "token", b"hf_secretsecret")
+    put(home.parent / ".cache" / "huggingface" / "hub" / "models--o--r" / "blobs" / "x.incomplete", b"x" * 2**20)
+    for verb in (("ls",), ("ls", "--json"), ("show", "mine", "--json"), ("prune", "--dry-run"), ("rm", "nothing")):
+        done = run(*verb, HF_TOKEN="hf_othersecret")
+        assert "secret" not in done.stdout + done.stderr
+    for file in home.rglob("*"):
+        assert not file.is_file() or b"secret" not in file.read_bytes()
+
+
+def test_rm_says_what_goes_and_asks(run, terminal, own):
+    piped = run("rm", "mine")
+    assert piped.returncode == 2 and str(own) in piped.stdout and "--yes" in piped.stderr and own.exists()
+    assert "Nothing was removed" in run("rm", "mine", "--dry-run").stderr and own.exists()
+    screen = terminal("rm", "mine", columns=200)
+    screen.wait_for("[y/N]")
+    screen.type("\n")
+    assert screen.ends() == 130 and own.exists()
+    screen = terminal("rm", "mine", columns=200)
+    screen.wait_for("[y/N]")
+    screen.type("y\n")
+    assert screen.ends() == 0 and not own.exists()
+
+
+def test_rm_takes_several_or_none(run, own):
+    two = put(models_folder() / "two.gguf")
+    wrong = run("rm", "mine", "nowhere", "--yes")
+    assert wrong.returncode == 3 and own.exists(), "one wrong name, and nothing goes"
+    done = run("rm", "mine", "two", "mine", "--yes")
+    assert done.returncode == 0 and not own.exists() and not two.exists() and "Removed" in done.stderr
+
+
+def test_rm_refuses_what_is_anothers(run, home):
+    manifest = ollama(home.parent / ".ollama" / "models", "m:1b", {"model": small_gguf("ollama")})
+    done = run("rm", "m:1b", "--yes")
+    assert done.returncode == 2 and "ollama rm m:1b" in done.stderr and manifest.exists()
+    assert run("rm", "built-in", "--yes").returncode == 2
+
+
+def test_import_in_place_then_copied_then_forgotten(run, tmp_path):
+    file = put(tmp_path / "shelf" / "some.gguf")
+    assert "No places" in run("import").stderr
+    dry = run("import", file.parent, "--dry-run")
+    assert "some" in dry.stdout and run("import").stdout == ""
+    assert run("import", file.parent).returncode == 0 and run("import").stdout.strip() == str(file.parent)
+    assert "your places" in run("ls").stdout
+    copied = run("import", file, "--copy")
+    assert copied.stdout.strip() == str(models_folder() / "some.gguf")
+    again = run("import", file, "--copy")
+    assert again.returncode == 2 and "nothing is overwritten" in again.stderr
+    assert run("import", file.parent, "--forget").returncode == 0 and run("import").stdout == ""
+    assert file.exists() and "some" in run("ls").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("/no/such",), ("--link", "--copy", "x"), ("--forget", "/no/such"), ("/etc/hostname",)]
+)
+def test_import_of_rubbish_is_one_line(run, arguments):
+    done = run("import", *arguments)
+    assert done.returncode in (2, 3) and done.stderr.count("\n") == 1
+
+
+def test_prune_shows_and_asks(run, own):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    left = put(models_folder() / f".half.gguf.{pid}.partial", b"x" * 5000)
+    dry = run("prune", "--dry-run")
+    assert str(left) in dry.stdout and "4.9 KiB" in dry.stdout and left.exists()
+    assert json.loads(run("prune", "--json").stdout)["removed"] is False
+    assert run("prune").returncode == 2 and left.exists()
+    assert run("prune", "--older-than", "-1").returncode == 2
+    assert run("prune", "--yes").returncode == 0 and not left.exists() and own.exists()
+    assert "nothing to remove" in run("prune").stderr
