@@ -29,7 +29,7 @@ from localknobs.paths import cache_folder, written_whole
 _BLOCK = 64 * 2**20
 """Bytes each thread reads: beyond any cache."""
 _ROUNDS = 4
-_DISK_BLOCK, _DISK_BYTES = 4 * 2**20, 128 * 2**20
+_DISK_BLOCK, _DISK_BYTES = 4 * 2**20, 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from localknobs.cli.output import AnswerWriter, clear_progress, note, print_json
 from localknobs.engine import Finished, LoadSettings, Message, Noted, PromptRead, Stats, TextArrived, load
 from localknobs.engine.client import Engine
 from localknobs.errors import BadValue, NotFound
+from localknobs.fit.speed import remember_answer
 from localknobs.knobs import Value
 from localknobs.library import BUILT_IN, find_model
 from localknobs.presets import preset
@@ -136,6 +137,7 @@ def _answer_once(engine: Engine, prompt: str, options: Namespace, sampler: Sampl
         )  # fmt: skip
     else:
         writer.end()
+    remember_answer(engine.info, engine.settings, engine.stats)
     if text := why_it_ended(reason, engine.stats):
         note(text + ("; -c gives a larger context." if reason == "context" else "."))
     if options.stats:

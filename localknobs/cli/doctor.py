@@ -12,6 +12,7 @@ from dataclasses import asdict
 from time import perf_counter
 
 from localknobs import version
+from localknobs.bandwidth import bandwidth
 from localknobs.cli.findings import Finding, Machine, Terminal, Trial, findings
 from localknobs.cli.output import clear_progress, facts, heading, print_json, show_progress, wrapped
 from localknobs.engine import LoadSettings, Message, TextArrived, load
@@ -41,12 +42,13 @@ _TRIAL_TOKENS = 32
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.add_argument("--measure", action="store_true", help="measure memory and disk again, as on a quiet machine")
 
 
 def run(options: Namespace) -> int:
     """Look, try, and print the verdicts; 1 when the engine does not work."""
     show_progress("looking at the machine")
-    machine, terminal = look_at_machine(), look_at_terminal()
+    machine, terminal = look_at_machine(measure=options.measure), look_at_terminal()
     build: Build | None = None
     show_progress("asking llama.cpp")
     try:
@@ -76,10 +78,15 @@ def run(options: Namespace) -> int:
     return 1 if trial.error else 0
 
 
-def look_at_machine() -> Machine:
-    """Gather the facts about this machine."""
+def look_at_machine(*, measure: bool = False) -> Machine:
+    """Gather the facts about this machine.
+
+    Args:
+        measure: Whether its speeds are measured although they are known.
+    """
     home, models = data_folder(), models_folder()
     there = next(place for place in (home, *home.parents) if place.exists())
+    speeds = bandwidth(again=measure)
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -98,6 +105,8 @@ def look_at_machine() -> Machine:
         free_disk_bytes=free_disk_bytes(models),
         home=home,
         home_writable=there.is_dir() and os.access(there, os.W_OK),
+        memory_bytes_per_s=speeds.memory,
+        disk_bytes_per_s=speeds.disk,
     )
 
 
@@ -150,6 +159,10 @@ def _machine_facts(machine: Machine) -> Iterator[tuple[str, object]]:
     yield "processor", machine.processor
     yield "cores", f"{machine.physical_cores} usable, {machine.cores} with hardware threads"
     yield "memory", f"{size_text(machine.free_bytes)} free of {size_text(machine.memory_bytes)}"
+    if machine.memory_bytes_per_s:
+        yield "memory speed", f"{machine.memory_bytes_per_s / 1e9:.1f} GB/s, read by {machine.physical_cores} cores"
+    if machine.disk_bytes_per_s:
+        yield "disk speed", f"{machine.disk_bytes_per_s / 1e9:.1f} GB/s"
     for card in machine.cards:
         yield "graphics card", card.name + (f", {size_text(card.memory_bytes)}" if card.memory_bytes else "")
     if not machine.cards:

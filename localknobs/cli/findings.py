@@ -28,7 +28,7 @@ _VULKAN = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Facts about the machine; an empty path means that the program is not there."""
+    """Facts about the machine; an empty path means that the program is not there, a speed of 0 that it is not known."""
 
     system: str
     python: str
@@ -47,6 +47,8 @@ class Machine:
     free_disk_bytes: int
     home: Path
     home_writable: bool
+    memory_bytes_per_s: float = 0.0
+    disk_bytes_per_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

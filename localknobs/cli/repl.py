@@ -16,6 +16,7 @@ from localknobs.conversations import ROOT, Conversation, Node
 from localknobs.engine import Finished, Noted, PromptRead, TextArrived
 from localknobs.engine.client import Engine
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
+from localknobs.fit.speed import remember_answer
 from localknobs.knobs import KNOBS
 from localknobs.paths import data_folder
 from localknobs.sampler_state import SamplerState
@@ -168,6 +169,7 @@ class Repl:
             if node:
                 writer.end()  # also before an error is told
         if finished:
+            remember_answer(self.engine.info, self.engine.settings, finished.stats)
             self._say_why(finished)
 
     def _say_why(self, finished: Finished) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import llama_cpp as lib
 from llama_cpp._ggml import libggml
 
+llama_library: Any = lib.llama_cpp._lib
+"""The shared library, for what the binding has no name for."""
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 _LEFT, _RIGHT, _KEY, _VALUES = (0, 8, 32, 40) if sys.platform == "darwin" else (16, 24, 32, 40)
 _ROOT, _SIZE = (8, 16) if sys.platform == "darwin" else (16, 40)
@@ -49,7 +51,7 @@ def ggml_function(name: str, result: Any, *arguments: Any) -> Any:
 
 def read_breakdown(context: Any) -> tuple[Share, ...] | None:
     """Return the account of a context, None where this build's cannot be read."""
-    function = getattr(lib.llama_cpp._lib, _BREAKDOWN, None)
+    function = getattr(llama_library, _BREAKDOWN, None)
     if function is None:
         return None
     # A type that is not trivially copied is returned into memory whose address is the first argument (Itanium ABI).

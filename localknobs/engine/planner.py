@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections import OrderedDict
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ _SHAPING = (
 _OUTPUT = re.compile(r"output buffer size =\s*([\d.]+) MiB")
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A model without its weights, the cards it was placed on, and what llama.cpp still points to."""
+
+    model: Any
+    devices: list[PretendedDevice]
+    kept: list[Any]
+
+
 class Planner:
     """Answers commands: `{"settings": fields of LoadSettings, "devices": null or a list, "use_extra_bufts": bool}`.
 
@@ -44,7 +53,7 @@ class Planner:
     """
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str, tuple[Any, list[Any]]] = OrderedDict()
+        self._models: OrderedDict[str, _Opened] = OrderedDict()
         self._headers: dict[Path, Header] = {}
         self._errors: list[str] = []
         self._output_bytes = 0
@@ -75,8 +84,10 @@ class Planner:
         parameters = llama_parameters(
             settings, self._header(settings.model), settings.n_ctx, use_extra_bufts=bool(command["use_extra_bufts"])
         )
-        model = self._model(settings, parameters, command["devices"])
-        context = lib.llama_init_from_model(model, parameters.context)
+        opened = self._opened(settings, parameters, command["devices"])
+        for device in opened.devices:
+            device.prepare_for_cache(is_f16=settings.cache_type_k == settings.cache_type_v == "f16")
+        context = lib.llama_init_from_model(opened.model, parameters.context)
         if not context:
             raise Unsupported(self._reason("context"), "Change one of the settings it names.")
         try:
@@ -96,29 +107,27 @@ class Planner:
             self._headers[file] = read_header(file)
         return self._headers[file]
 
-    def _model(self, settings: LoadSettings, made: LlamaParameters, devices: list[dict[str, Any]] | None) -> Any:
+    def _opened(self, settings: LoadSettings, made: LlamaParameters, devices: list[dict[str, Any]] | None) -> _Opened:
         shaping = [str(getattr(settings, name)) for name in _SHAPING]
         key = json.dumps([shaping, made.model.use_extra_bufts, devices])
         if key in self._models:
             self._models.move_to_end(key)
-            return self._models[key][0]
-        parameters, kept = made.model, list(made.kept)
+            return self._models[key]
+        parameters = made.model
         parameters.no_alloc, parameters.load_mode = True, lib.LLAMA_LOAD_MODE_NONE  # with mmap it aborts
+        if devices and not interface_is_known():
+            raise Unsupported("this build of llama.cpp cannot be shown a card that is not there", "")
+        pretended = [PretendedDevice(**device) for device in devices or ()]
+        addresses = (ctypes.c_void_p * (len(pretended) + 1))(*(device.address for device in pretended), None)
         if devices is not None:
-            if devices and not interface_is_known():
-                raise Unsupported("this build of llama.cpp cannot be shown a card that is not there", "")
-            pretended = [PretendedDevice(**device) for device in devices]
-            addresses = (ctypes.c_void_p * (len(pretended) + 1))(*(device.address for device in pretended), None)
             parameters.devices = ctypes.addressof(addresses)
-            kept += [*pretended, addresses]
         model = lib.llama_model_load_from_file(os.fsencode(settings.model), parameters)
         if not model:
             raise Unsupported(self._reason("model"), "A new architecture needs a newer llama.cpp.")
-        self._models[key] = (model, kept)
+        self._models[key] = _Opened(model, pretended, [*made.kept, addresses])
         while len(self._models) > MOST_MODELS:
-            _, (oldest, _kept) = self._models.popitem(last=False)
-            lib.llama_model_free(oldest)
-        return model
+            lib.llama_model_free(self._models.popitem(last=False)[1].model)
+        return self._models[key]
 
     def _reason(self, what: str) -> str:
         reasons = [line.partition(": ")[2] or line for line in self._errors]

@@ -11,12 +11,14 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from localknobs.engine.accounting import ggml_function
+import llama_cpp as lib
+
+from localknobs.engine.accounting import ggml_function, llama_library
 
 API_VERSION = 2
 _GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU
 _ALIGNMENT = 128
-_ROW_PADDING = 512
+_F16 = 1  # GGML_TYPE_F16
 _LARGE_BATCH = 32
 """Rows from which a CUDA card also takes work on weights that lie in main memory (GGML_OP_OFFLOAD_MIN_BATCH)."""
 _POINTER, _BYTES, _SIZE, _BOOL = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_bool
@@ -97,10 +99,7 @@ class PretendedDevice:
         self._name = name.encode()
         self._sizes = (free_bytes, total_bytes)
         self._bytes_of = ggml_function("ggml_nbytes", _SIZE, _POINTER)
-        self._row_bytes = ggml_function("ggml_row_size", _SIZE, ctypes.c_int, ctypes.c_int64)
-        self._is_quantized = ggml_function("ggml_is_quantized", _BOOL, ctypes.c_int)
         self._operations = _operations()
-        self._f16 = 1
         self._registry, self._device = _Registry(api_version=API_VERSION), _Device()
         self._buffer_type, self._backend = _BufferType(), _Backend()
         self._guid = ctypes.create_string_buffer(16)
@@ -127,13 +126,17 @@ class PretendedDevice:
         self._set(device, "get_props", None, self._tell_properties, _POINTER, ctypes.POINTER(_Properties))
         self._set(device, "init_backend", _POINTER, lambda *_: backend, _POINTER, _BYTES)
         self._set(device, "get_buffer_type", _POINTER, lambda _: buffer_type, _POINTER)
-        self._set(device, "supports_op", _BOOL, lambda *_: True, _POINTER, _POINTER)
+        if lib.llama_supports_mmap():
+            # Asked thousands of times a plan: a function in C that takes no notice of its arguments and says yes.
+            device.supports_op = ctypes.cast(llama_library.llama_supports_mmap, _POINTER).value
+        else:
+            self._set(device, "supports_op", _BOOL, lambda *_: True, _POINTER, _POINTER)
         self._set(device, "supports_buft", _BOOL, lambda _, asked: asked == buffer_type, _POINTER, _POINTER)
         self._set(device, "offload_op", _BOOL, self._takes_from_memory, _POINTER, ctypes.POINTER(_Tensor))
         self._set(self._buffer_type.table, "get_name", _BYTES, lambda _: self._name, _POINTER)
         self._set(self._buffer_type.table, "get_alignment", _SIZE, lambda _: _ALIGNMENT, _POINTER)
-        tensor = ctypes.POINTER(_Tensor)
-        self._set(self._buffer_type.table, "get_alloc_size", _SIZE, self._room_for, _POINTER, tensor)
+        self._set(self._buffer_type.table, "get_alloc_size", _SIZE, self._room_for, _POINTER, _POINTER)
+        self._room_for_address = self._buffer_type.table.get_alloc_size
         self._set(self._backend.table, "get_name", _BYTES, lambda _: self._name, _POINTER)
         self._set(self._backend.table, "free", None, lambda _: None, _POINTER)
         self._set(self._backend.table, "synchronize", None, lambda _: None, _POINTER)
@@ -157,16 +160,20 @@ class PretendedDevice:
             asynchronous=True, host_buffer=True, events=True, mmap_support=True,
         )  # fmt: skip
 
-    def _room_for(self, _: Any, tensor: Any) -> int:
-        """Return the bytes of a tensor: rows of quantized ones are padded, attention needs room for its f16 copies."""
-        one = tensor[0]
-        size = int(self._bytes_of(ctypes.addressof(one)))
-        if one.ne[0] % _ROW_PADDING and self._is_quantized(one.type):
-            size += int(self._row_bytes(one.type, _ROW_PADDING - one.ne[0] % _ROW_PADDING))
-        if one.op == self._operations[b"FLASH_ATTN_EXT"]:
+    def prepare_for_cache(self, *, is_f16: bool) -> None:
+        """Set how attention is to be measured: on another cache than of f16 a card makes copies of it in f16.
+
+        Without, ggml's own size of a tensor is right, but for less than a row of padding, and is quicker to ask for.
+        """
+        self._buffer_type.table.get_alloc_size = None if is_f16 else self._room_for_address
+
+    def _room_for(self, _: Any, tensor: int) -> int:
+        size = int(self._bytes_of(tensor))
+        if ctypes.c_int.from_address(tensor + _Tensor.op.offset).value == self._operations[b"FLASH_ATTN_EXT"]:
+            one = _Tensor.from_address(tensor)
             for source in (one.src[1], one.src[2]):
                 part = _Tensor.from_address(source)
-                if part.type != self._f16:
+                if part.type != _F16:
                     size += 2 * part.ne[0] * part.ne[1] * part.ne[2] * part.ne[3]
         return size
 

@@ -150,8 +150,8 @@ def _is_dense(record: MeasuredSpeed) -> bool:
 
 def remember_answer(info: ModelInfo, settings: LoadSettings, stats: Stats) -> None:
     """Keep the speed of an answer, unless `bench` has measured this model already; a full disk costs only that."""
-    if stats.generated_tokens < _LEAST_TOKENS or stats.context_used > _MOST_CONTEXT:
-        return
+    if stats.generated_tokens < _LEAST_TOKENS or stats.context_used > _MOST_CONTEXT or stats.drafted_tokens:
+        return  # too short, read too much of the cache, or not one token at a time
     if any(record.model == info.path and record.prompt_tokens for record in measured_speeds()):
         return
     record = MeasuredSpeed(
