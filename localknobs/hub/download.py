@@ -19,6 +19,7 @@ from localknobs.hub.quants import Part
 from localknobs.hub.source import Changed, Source
 from localknobs.hub.transfer import Throttle, Transfer
 from localknobs.jobs import Advanced, Job, JobEvent, Noted, Started, Wrote
+from localknobs.library.fetched import remember_fetched
 from localknobs.units import size_text
 
 SECOND_LOOK = 64
@@ -85,6 +86,7 @@ def _fetch(
             yield from _gather(source, partial, throttle)
             yield from _prove(part, source, partial, throttle)
             partial.finish(cached.blob(part))
+            remember_fetched(cached.blob(part))
         finally:
             partial.close()
 

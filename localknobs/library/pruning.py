@@ -84,8 +84,24 @@ def _of_repository(blobs: Path, before: float) -> Iterator[Leftover]:
             # A download and its journal are one: the younger of both counts.
             stem = name.partition(".localknobs")[0]
             youngest = max(each.stat().st_mtime for other, each in ours.items() if other.startswith(stem))
-            if youngest < before:
+            if youngest < before and not _is_locked(blobs, stem):
                 yield Leftover(Path(entry.path), _size(Path(entry.path)), "a download that was given up")
+
+
+def _is_locked(blobs: Path, etag: str) -> bool:
+    """Say whether a process holds the lock under which a file is fetched; see `CachedRepository.locked` of the hub."""
+    import filelock
+
+    lock_file = blobs.parent.parent / ".locks" / blobs.parent.name / f"{etag}.lock"
+    if not lock_file.exists():
+        return False
+    try:
+        with filelock.FileLock(lock_file, timeout=0):
+            return False
+    except filelock.Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
 
 
 def _size(path: Path) -> int:

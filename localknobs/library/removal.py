@@ -1,4 +1,7 @@
-"""Remove a model: a plan that says what and how much, then the act. Only what lies in the own folder is removed."""
+"""Remove a model: a plan that says what and how much, then the act.
+
+Only what lies in the own folder is removed, and what this program itself fetched into the Hugging Face cache.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from localknobs.errors import BadValue, LocalknobsError
 from localknobs.jobs import remove_file_or_folder
 from localknobs.library.entry import ModelEntry
+from localknobs.library.fetched import forget_fetched, removable_files, tidy_repository
 from localknobs.library.scan import BUILT_IN, discover
 from localknobs.library.sources import OWN, SOURCES
 from localknobs.paths import models_folder
@@ -24,12 +28,14 @@ class RemovalPlan:
         paths: Files, links and folders that go: all shards, and a projector that no other model uses.
         freed_bytes: Bytes the disk gets back.
         remarks: What stays, and why, as sentences.
+        fetched: Of the paths, the files that this program fetched from the hub.
     """
 
     name: str
     paths: tuple[Path, ...]
     freed_bytes: int
     remarks: tuple[str, ...] = ()
+    fetched: tuple[Path, ...] = ()
 
 
 def plan_removal(entry: ModelEntry) -> RemovalPlan:
@@ -40,6 +46,8 @@ def plan_removal(entry: ModelEntry) -> RemovalPlan:
     """
     if entry.name == BUILT_IN:
         raise BadValue("The built-in model belongs to the program", "It goes with it: pip uninstall localknobs.")
+    if entry.source == "hf" and (plan := _plan_fetched(entry)):
+        return plan
     if entry.source != OWN:
         source = SOURCES[entry.source]
         raise BadValue(
@@ -77,6 +85,26 @@ def remove(plan: RemovalPlan) -> None:
                 f"{path} cannot be removed: {error.strerror or error}", "Check its folder's permissions."
             ) from None
     remove_empty_folders(plan.paths)
+    if plan.fetched:
+        forget_fetched(plan.fetched)
+        tidy_repository(plan.paths[0])
+
+
+def _plan_fetched(entry: ModelEntry) -> RemovalPlan | None:
+    """Return the plan for what this program fetched into the Hugging Face cache; None when it did not."""
+    beside: list[Path] = []
+    if entry.kind == "checkpoint":
+        beside = [file for file in entry.path.rglob("*") if file not in entry.files and file.suffix != ".gguf"]
+    elif entry.projector and not _used_by_others(entry):
+        beside = [entry.projector]
+    links, blobs = removable_files(entry.files, beside)
+    if not links:
+        return None
+    shared = len({os.path.realpath(link) for link in links}) - len(blobs)
+    remarks = [f"The same content stays at {place}." for place in entry.also_at]
+    if shared:
+        remarks.append("Another snapshot refers to the same content, which stays.")
+    return RemovalPlan(entry.name, (*links, *blobs), sum(map(_freed, blobs)), tuple(remarks), tuple(blobs))
 
 
 def remove_empty_folders(paths: Iterable[Path]) -> None:

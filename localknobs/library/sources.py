@@ -143,7 +143,7 @@ SOURCES = {
         Source(OWN, "localknobs", lambda: [models_folder()], read_folder),
         Source(
             "hf", "Hugging Face cache", _hugging_face, read_hugging_face,
-            "Remove it with its own tool: hf cache rm model/ORG/REPO.",
+            "localknobs pull did not fetch it. Remove it with the cache's own tool: hf cache rm model/ORG/REPO.",
         ),
         Source("llama.cpp", "llama.cpp", _llama_cpp, _read_llama_cpp, _OTHERS),
         Source("lmstudio", "LM Studio", _lm_studio, _repositories, "Remove it in LM Studio, under My Models."),

@@ -1,12 +1,14 @@
 """Removing, pruning, importing: a plan first, then the act; nothing of others is ever touched."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from gguf_files import small_gguf
-from library_trees import hugging_face, ollama, projector, put, safetensors, shard
+from library_trees import COMMIT, OLDER, hugging_face, ollama, projector, put, safetensors, shard
 
 from localknobs.errors import BadFile, BadValue, NotEnough, NotFound
 from localknobs.jobs import Advanced, Wrote
@@ -22,6 +24,7 @@ from localknobs.library import (
     prune,
     remove,
 )
+from localknobs.library.fetched import remember_fetched
 from localknobs.paths import data_folder, models_folder
 
 
@@ -103,6 +106,42 @@ def test_what_is_not_ours_stays_and_the_owner_is_named(home, monkeypatch):
     assert below(user) - {"localknobs/cache", "localknobs/cache/headers.json"} == before
 
 
+def test_what_was_fetched_into_the_hubs_cache_by_us_can_go_and_nothing_else(home):
+    root = home.parent / ".cache" / "huggingface" / "hub"
+    shards = {f"Q8_0/m-Q8_0-0000{n}-of-00002.gguf": shard(n, 2) for n in (1, 2)}
+    folder = hugging_face(
+        root, "org/Repo", {**shards, "m-Q4_0.gguf": small_gguf("theirs"), "m-Q2_K.gguf": small_gguf("old")}
+    )
+    hugging_face(root, "org/Repo", {"m-Q2_K.gguf": small_gguf("old")}, OLDER)
+    links = [folder / "snapshots" / COMMIT / path for path in (*shards, "m-Q2_K.gguf")]
+    for link in links:
+        remember_fetched(link.resolve())
+    put(data_folder() / "fetched.jsonl", (data_folder() / "fetched.jsonl").read_bytes() + b"{rubbish\n[1]\n")
+    with pytest.raises(BadValue, match="localknobs pull did not fetch it"):
+        plan_removal(find_entry("org/Repo:Q4_0"))
+    plan = plan_removal(find_entry("org/Repo:Q8_0"))
+    assert len(plan.paths) == 4 and plan.freed_bytes == sum(map(len, shards.values()))
+    remove(plan)
+    assert names() == ["org/Repo:Q2_K", "org/Repo:Q4_0"] and not (folder / "snapshots" / COMMIT / "Q8_0").exists()
+    plan = plan_removal(find_entry("org/Repo:Q2_K"))
+    assert plan.freed_bytes == 0 and "Another snapshot" in plan.remarks[0]
+    remove(plan)
+    assert names() == ["org/Repo:Q2_K", "org/Repo:Q4_0"], "the older snapshot has it still"
+    hugging_face(root, "org/Repo", {path: data for path, data in shards.items()})
+    with pytest.raises(BadValue, match="did not fetch it"):
+        plan_removal(find_entry("org/Repo:Q8_0"))  # whoever fetched it again is its owner
+
+
+def test_of_a_repository_that_was_fetched_whole_nothing_is_left(home):
+    root = home.parent / ".cache" / "huggingface" / "hub"
+    files = {"config.json": b"{}", "tokenizer.json": b"{ }", "model.safetensors": safetensors({"w": (2, 2)})}
+    folder = hugging_face(root, "org/Base", files)
+    for path in files:
+        remember_fetched((folder / "snapshots" / COMMIT / path).resolve())
+    remove(plan_removal(find_entry("org/Base")))
+    assert not folder.exists() and root.is_dir() and names() == []
+
+
 # ---- pruning -------------------------------------------------------------------------------------
 
 
@@ -136,6 +175,21 @@ def test_only_what_the_dead_left_behind_is_pruned(home):
     assert not any(os.path.lexists(each.path) for each in plan) and all(map(Path.exists, kept))
     assert plan_pruning() == ()
     assert [each.path for each in plan_pruning(0)] == [kept[2]], "and never another program's"
+
+
+def test_a_download_that_another_process_holds_goes_on(home):
+    root = home.parent / ".cache" / "huggingface" / "hub"
+    half = put(root / "models--o--r" / "blobs" / "aa.localknobs.incomplete", b"x")
+    lock = put(root / ".locks" / "models--o--r" / "aa.lock", b"")
+    os.utime(half, (1, 1))
+    holding = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        assert plan_pruning(0) == ()
+        holder.stdin.close()
+    assert [each.path for each in plan_pruning(0)] == [half]
 
 
 def test_a_download_whose_journal_is_fresh_goes_on(home):
