@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localknobs.cli.flags import Parser, add_knob_flags, chosen
-from localknobs.cli.output import print_json, table
+from localknobs.cli.output import note, print_json
 from localknobs.cli.progress import run_job
 from localknobs.errors import NotFound
 from localknobs.knobs import Value
 from localknobs.library import find_model
-from localknobs.units import size_text
 
 if TYPE_CHECKING:
     from localknobs.evaluate.config import Variant
-    from localknobs.evaluate.results import ModelResult, Report
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
     from localknobs.evaluate.config import DEFAULT_CHUNK, SUITES
+    from localknobs.evaluate.tasks import SHIPPED
 
-    suites = "; ".join(f"{name}: {what}" for name, what in SUITES.items())
     parser.description = (
         "Measure models, and what a change did to them. A MODEL may carry loading flags of its own, in quotes: "
-        '"built-in -c 2048". What was measured is kept, and a stopped run goes on where it was.'
+        '"built-in -c 2048". What was measured is kept, and a stopped run goes on where it was. Suites: '
+        + "; ".join(f"{name}: {what}" for name, what in SUITES.items())
+        + "."
     )
     add = parser.add_argument
     add("models", metavar="MODEL", nargs="+", help="a file, a name from `localknobs ls`, or built-in")
@@ -36,27 +36,54 @@ def add_arguments(parser: ArgumentParser) -> None:
     add(
         "--suite",
         metavar="NAMES",
-        help=f"what to measure, separated by commas; default ppl, and kld with --base. {suites}",
+        help="what to measure, separated by commas, or all; default ppl, and kld with --base",
     )
+    add("-o", "--output", metavar="F", action="append", default=[], type=Path, help=
+        "also write the report: .html (one file with everything), .svg or .png (the picture), .json; repeatable")  # fmt: skip
+    add("--vram", metavar="GIB", type=float, default=0.0, help="memory of the card, a line in the picture")
+    add("--minutes", metavar="M", type=float, default=0.0, help="time to measure; the sample is chosen to fit")
+    add("--seed", metavar="N", type=int, default=1, help="of every choice; default 1")
+    add("--restart", action="store_true", help="measure anew what was measured before")
+    add("--json", action="store_true", help="print a JSON object")
+    text = parser.add_argument_group("ppl, kld, position")
+    add = text.add_argument
     add("-f", "--text", metavar="F", type=Path, help="UTF-8 text to read; default: one that is shipped, of many kinds")
     add("--chunk", metavar="N", type=int, default=DEFAULT_CHUNK, help=f"tokens of a chunk; default {DEFAULT_CHUNK}")
     add("--chunks", metavar="N", type=int, default=0, help="most chunks to read; default: all")
     add("--kld", choices=("auto", "exact", "bounded"), default="auto", help=
         "exact: parent and model open at once; bounded: the parent first, of which the likeliest 256 tokens are kept "
         "(a lower bound); auto: exact where memory suffices")  # fmt: skip
-    add("--minutes", metavar="M", type=float, default=0.0, help="time to measure; the sample is chosen to fit")
-    add("--seed", metavar="N", type=int, default=1, help="of every choice; default 1")
-    add("--restart", action="store_true", help="measure anew what was measured before")
-    add("--json", action="store_true", help="print a JSON object")
+    add("--position-tokens", metavar="N", type=int, default=0, help=
+        "tokens of the long chunks; default: the context, at most 4096")  # fmt: skip
+    add = parser.add_argument_group("tasks").add_argument
+    add("--tasks", metavar="NAME|F", action="append", default=[], help=
+        "a JSONL file of yours, or a shipped suite; repeatable; default: the shipped ones. "
+        + "; ".join(f"{name}: {what}" for name, what in SHIPPED.items()))  # fmt: skip
+    add = parser.add_argument_group("needle").add_argument
+    add("--needle-lengths", metavar="N,N", type=_counts, default=(), help=
+        "tokens of the prompts; default: an eighth, a quarter, a half and nearly all of the context")  # fmt: skip
+    add("--needle-depths", metavar="N", type=int, default=5, help="depths from the beginning to the end; default 5")
+    add("--needles", metavar="N", type=int, default=3, help="numbers for each length and depth; default 3")
+    add("--needle-others", metavar="N", type=int, default=0, help=
+        "other keys in the same text, not to be taken for the one asked for, 0 to 7; default 0")  # fmt: skip
     add_knob_flags(parser, "loading")
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Return the whole numbers of a list."""
+    return tuple(int(part) for part in text.split(","))
 
 
 def run(options: Namespace) -> int:
     """Measure, and print the report."""
-    from localknobs.evaluate.config import EvalConfig
+    from localknobs.evaluate.config import AGAINST_PARENT, SUITES, EvalConfig
     from localknobs.evaluate.run import evaluate, plan_eval
+    from localknobs.evaluate.writing import check_outputs, write_report
 
+    check_outputs(options.output)
     suites = options.suite.split(",") if options.suite else ["ppl", *(["kld"] if options.base else [])]
+    if suites == ["all"]:
+        suites = [name for name in SUITES if options.base or name not in AGAINST_PARENT]
     common = chosen(options, "loading")
     config = EvalConfig(
         models=tuple(_variant(text, common) for text in options.models),
@@ -67,16 +94,27 @@ def run(options: Namespace) -> int:
         chunks=options.chunks,
         mode=options.kld,
         minutes=options.minutes,
+        tasks=tuple(options.tasks),
+        needle_lengths=options.needle_lengths,
+        needle_depths=options.needle_depths,
+        needles=options.needles,
+        needle_others=options.needle_others,
+        position_tokens=options.position_tokens,
         seed=options.seed,
         restart=options.restart,
         threads=int(common.get("threads", 0)),  # type: ignore[arg-type]
         command=shlex.join(["localknobs", *sys.argv[1:]]),
     )
     report = run_job(evaluate(plan_eval(config)), stopped="What was measured is kept: the same command goes on.")
+    for target in options.output:
+        write_report(report, target, vram_bytes=int(options.vram * 2**30))
+        note(f"Written: {target}")
     if options.json:
         print_json(report.as_mapping())
     else:
-        _print(report)
+        from localknobs.cli.report import print_report
+
+        print_report(report, vram_bytes=int(options.vram * 2**30))
     return 0
 
 
@@ -101,31 +139,3 @@ def _variant(text: str, common: dict[str, Value]) -> Variant:
     label = path.stem if text != "built-in" else text
     settings = LoadSettings(model=path, **{**common, **own})  # type: ignore[arg-type]
     return Variant(f"{label} {flags}".strip(), settings, flags)
-
-
-def _print(report: Report) -> None:
-    headings = ["model", "size", "bits/weight", "perplexity"]
-    compared = any(model.divergence for model in report.models)
-    if compared:
-        headings += ["KLD mean", "KLD 99.9%", "same top"]
-    print(
-        table(headings, [_row(model, compared) for model in report.models], right=range(1, len(headings)), whole=(0,))
-    )
-    if report.text:
-        used = report.text
-        why = f", {used.why}" if used.why else ""
-        print(f"{used.name}: {used.predicted:,} tokens predicted in {used.chunks} of {used.chunks_whole} chunks of "
-              f"{used.chunk_tokens}{why}")  # fmt: skip
-
-
-def _row(model: ModelResult, compared: bool) -> list[str]:
-    ppl, kld = model.perplexity, model.divergence
-    row = [model.label, size_text(model.size_bytes), f"{model.bits_per_weight:.2f}"]
-    row.append(f"{ppl.value:.4f} ± {ppl.error:.4f}" if ppl else "")
-    if compared and kld:
-        mark = "≥ " if model.mode == "bounded" else ""
-        row += [f"{mark}{kld.mean.value:.6f} ± {kld.mean.error:.6f}", f"{kld.percentile_999:.4f}",
-                f"{kld.same_top.value:.2%} ± {kld.same_top.error:.2%}"]  # fmt: skip
-    elif compared:
-        row += ["", "", ""]
-    return row

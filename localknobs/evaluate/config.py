@@ -11,7 +11,16 @@ from localknobs.engine.settings import LoadSettings
 SUITES = {
     "ppl": "perplexity of a text",
     "kld": "KL divergence from the parent model, over the same text",
+    "tasks": "questions with right answers, yours or shipped ones",
+    "forgetting": "general text and tasks against the parent model",
+    "needle": "a number found in a long text, by its depth and the text's length",
+    "position": "perplexity by place in the context",
+    "speed": "tokens a second on this machine",
 }
+AGAINST_PARENT = ("kld", "forgetting")
+"""Suites that make no sense without a parent."""
+TIME_SHARES = {"text": 3.0, "tasks": 3.0, "forgetting": 2.0, "needle": 2.0, "position": 2.0, "speed": 1.0}
+"""How the time of `minutes` is shared out among the stages that are asked for."""
 """Every suite and what it measures, in the order of a report."""
 DEFAULT_CHUNK = 512
 LEAST_CHUNK, MOST_CHUNK = 16, 65_536
@@ -48,6 +57,12 @@ class EvalConfig:
         chunks: Most chunks; 0 for all.
         mode: How KL divergence is measured: with both models open, or against the parent's kept log-probabilities;
             `auto` takes the second where memory does not suffice for the first.
+        tasks: Names of shipped suites, or JSONL files; empty for the shipped ones.
+        needle_lengths: Tokens of the prompts; empty for an eighth, a quarter, a half and nearly all of the context.
+        needle_depths: How many depths, from the beginning to the end.
+        needles: Numbers a cell.
+        needle_others: Other keys in the same text, which must not be taken for the one that is asked for.
+        position_tokens: Length of the chunks of the suite `position`; 0 for the context, at most 4,096.
         minutes: Time that measuring may take; 0 for as long as it takes.
         seed: Of every choice.
         restart: Measure anew what was measured before.
@@ -62,6 +77,12 @@ class EvalConfig:
     chunk_tokens: int = DEFAULT_CHUNK
     chunks: int = 0
     mode: Mode = "auto"
+    tasks: tuple[str, ...] = ()
+    needle_lengths: tuple[int, ...] = ()
+    needle_depths: int = 5
+    needles: int = 3
+    needle_others: int = 0
+    position_tokens: int = 0
     minutes: float = 0.0
     seed: int = 1
     restart: bool = False

@@ -12,6 +12,7 @@ import numpy as np
 from localknobs.engine.batch import Logits, TokenBatch, Tokens
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.settings import LoadSettings
+from localknobs.engine.templates import ChatTemplate
 from localknobs.errors import BadFile, LocalknobsError
 
 PIECE_BYTES = 40 * 2**20
@@ -28,6 +29,7 @@ class OpenModel:
         model: The model.
         batch: Room for its tokens.
         inside: Tokens that the cache holds.
+        template: The way from messages to tokens, once it is needed.
     """
 
     number: int
@@ -35,6 +37,7 @@ class OpenModel:
     model: LoadedModel
     batch: TokenBatch
     inside: int = 0
+    template: ChatTemplate | None = None
 
     def tokens_of(self, text: str) -> Tokens:
         """Return a text's tokens with the begin token that the model wants, control tokens read as plain text."""
@@ -46,6 +49,12 @@ class OpenModel:
         """Empty the cache."""
         self.model.clear()
         self.inside = 0
+
+    def keep(self, count: int) -> bool:
+        """Drop everything after the first `count` tokens from the cache; False where the model cannot."""
+        kept = self.model.keep(count)
+        self.inside = count if kept else self.inside
+        return kept
 
     def logits(self, tokens: Tokens, first_wanted: int, most_rows: int) -> Iterator[Logits]:
         """Compute tokens that follow what the cache holds; yield the logits of the wanted ones, piece by piece.

@@ -36,6 +36,140 @@ class TextUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """How many of some items are right.
+
+    Args:
+        right: So many.
+        count: Of so many.
+        value: The share, 0 to 1.
+        low, high: Its 95% interval (Wilson).
+    """
+
+    right: int
+    count: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """How a model's answers differ from the parent's to the same items.
+
+    Args:
+        lost: Right before, wrong now.
+        gained: Wrong before, right now.
+        p_value: Chance of so uneven a split if neither were better (McNemar, exact).
+    """
+
+    lost: int
+    gained: int
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """How a model did in one suite of tasks.
+
+    Args:
+        suite: Its name.
+        share: Of right answers.
+        by_length: The same where choices are compared by log-probability a byte; None where there are no choices.
+        groups: Name and share of every group, where there are several.
+        paired: Against the parent.
+        items: Of a whole suite, of which a short time may have allowed fewer.
+    """
+
+    suite: str
+    share: Share
+    by_length: Share | None
+    groups: tuple[tuple[str, Share], ...]
+    paired: Paired | None
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeedleCell:
+    """Needles of one length and depth.
+
+    Args:
+        length: Tokens of the whole prompt.
+        depth: Where the needle is, 0 for the beginning, 1 for the end.
+        share: Of needles whose every digit was the likeliest.
+        log_probability: Mean over the needles, of the whole key, in nats.
+    """
+
+    length: int
+    depth: float
+    share: Share
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class NeedleResult:
+    """A grid of needles; cells by length, then depth."""
+
+    share: Share
+    cells: tuple[NeedleCell, ...]
+    paired: Paired | None
+
+
+@dataclass(frozen=True, slots=True)
+class PositionBucket:
+    """How well tokens at some places of the context are predicted.
+
+    Args:
+        begin, end: Places, the end not included.
+        perplexity: Of the tokens there.
+        divergence: Mean KL divergence from the parent there.
+    """
+
+    begin: int
+    end: int
+    perplexity: Estimate
+    divergence: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens a second: the median of some rounds, and their range.
+
+    Args:
+        prompt: Of reading a prompt of `prompt_tokens`.
+        generation: Of writing `generated_tokens`.
+        rounds: How often each was timed.
+    """
+
+    prompt: float
+    prompt_low: float
+    prompt_high: float
+    generation: float
+    generation_low: float
+    generation_high: float
+    prompt_tokens: int
+    generated_tokens: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """What a model lost of its parent's general abilities.
+
+    Args:
+        divergence: From the parent, on the general text that is shipped.
+        share: Of general tasks answered right.
+        paired: Against the parent.
+        verdict: One sentence.
+    """
+
+    divergence: Divergence
+    share: Share
+    paired: Paired
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelResult:
     """What was measured of one model.
 
@@ -53,6 +187,11 @@ class ModelResult:
         divergence: From the parent.
         mode: How it was measured: `exact`, or `bounded`, which gives a lower bound.
         outside: Mean probability that the bounded mode counts as one token.
+        position: Perplexity by place in the context.
+        tasks: One a suite of tasks.
+        needle: Numbers found in long texts.
+        speed: On this machine.
+        forgetting: Against the parent.
     """
 
     label: str
@@ -68,6 +207,11 @@ class ModelResult:
     divergence: Divergence | None = None
     mode: str = ""
     outside: float = 0.0
+    position: tuple[PositionBucket, ...] = ()
+    tasks: tuple[TaskResult, ...] = ()
+    needle: NeedleResult | None = None
+    speed: Speed | None = None
+    forgetting: Forgetting | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +229,8 @@ class Report:
         base: Label of the parent; empty for none.
         models: The parent first, if there is one.
         text: The text that was read.
+        position_text: The same, in the long chunks of the suite `position`.
+        general_text: The text of the suite `forgetting`.
         notes: What the reader should know.
     """
 
@@ -98,6 +244,8 @@ class Report:
     base: str
     models: tuple[ModelResult, ...]
     text: TextUsed | None = None
+    position_text: TextUsed | None = None
+    general_text: TextUsed | None = None
     notes: tuple[str, ...] = field(default=())
 
     def as_mapping(self) -> dict[str, Any]:

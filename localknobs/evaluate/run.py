@@ -1,40 +1,38 @@
-"""From what is asked to a report: checks first, then a job that measures suite after suite."""
+"""From what is asked to a report: checks first, then a job that measures stage after stage (`stages.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import numpy as np
+
 from localknobs import version
 from localknobs.convert.imatrix import text_bytes
 from localknobs.engine.checks import cache_bytes_per_token, plan_context
 from localknobs.errors import BadValue
-from localknobs.evaluate.config import LEAST_CHUNK, MOST_CHUNK, SUITES, EvalConfig, Variant
+from localknobs.evaluate.config import AGAINST_PARENT, LEAST_CHUNK, MOST_CHUNK, SUITES, EvalConfig, Variant
 from localknobs.evaluate.results import ModelResult, Report
-from localknobs.evaluate.session import Clock, Session
-from localknobs.evaluate.statistics import divergence_of, perplexity_of
-from localknobs.evaluate.store import file_mark, remove_oldest
-from localknobs.evaluate.text_pass import Readings, TextPass, read_pass
+from localknobs.evaluate.session import Session
+from localknobs.evaluate.stages import GENERATED_TOKENS, PROMPT_TOKENS, Found, Stages, shipped_text
+from localknobs.evaluate.statistics import perplexity_of
+from localknobs.evaluate.store import remove_oldest
+from localknobs.evaluate.summaries import by_position, forgetting_of, needle_result, speed_of, task_results
+from localknobs.evaluate.tasks import GENERAL, Item, read_suite
 from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
 from localknobs.hardware import available_memory_bytes, physical_cores
 from localknobs.jobs import Job, Noted
 
-DEFAULT_TEXT = "localknobs-held-out"
-"""Name of the text that is shipped, in reports."""
-
-
-def shipped_text() -> Path:
-    """Return the evaluation text that is shipped.
-
-    Our own writing, of the kinds of text that models meet, and none of it in the calibration text of the importance
-    matrix: a quant made with that one is measured on words it never saw.
-    """
-    return Path(__file__).with_name("data") / "held-out.txt"
+BUILT_IN_NAME = "localknobs built-in"
+"""What the built-in model's file calls itself; its own questions are asked only of it and its kin."""
+BUILT_IN_SUITE = "built-in"
+MOST_CONTEXT = 8192
+"""Most context that long suites use where none is named: more costs minutes on most machines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,10 @@ class EvalPlan:
         variants: Models with their numbers, the parent first, which has the number 0.
         headers: Of their files, by number.
         text: The text's file.
+        items: Of the suites of tasks.
+        general: Of the general tasks that `forgetting` asks.
         mode: How KL divergence is measured.
+        context: Tokens that long suites may use.
         notes: What the user should know.
     """
 
@@ -54,43 +55,95 @@ class EvalPlan:
     variants: tuple[tuple[int, Variant], ...]
     headers: Mapping[int, Header]
     text: Path
+    items: tuple[Item, ...]
+    general: tuple[Item, ...]
     mode: str
+    context: int
     notes: tuple[str, ...]
+
+    @property
+    def needle_cells(self) -> list[dict[str, Any]]:
+        """Every needle of the grid, in a seeded order, so that the first of them cover the grid."""
+        config = self.config
+        lengths = config.needle_lengths or tuple(
+            self.context // part - (16 if part == 1 else 0) for part in (8, 4, 2, 1)
+        )
+        cells = [
+            {
+                "cell": f"{length}/{depth:.3f}/{number}/{config.needle_others}/{config.seed}", "length": length,
+                "depth": depth, "others": config.needle_others, "seed": f"{config.seed}/{length}/{depth:.3f}/{number}",
+            }
+            for length in lengths
+            for depth in np.linspace(0, 1, config.needle_depths).tolist()
+            for number in range(config.needles)
+        ]  # fmt: skip
+        order = np.random.default_rng(config.seed).permutation(len(cells))
+        return [cells[at] for at in order]
 
 
 def plan_eval(config: EvalConfig) -> EvalPlan:
     """Check everything that can be checked before a model is loaded.
 
     Raises:
-        NotFound, BadFile: a model or the text is missing or damaged.
+        NotFound, BadFile: a model, the text or a suite is missing or damaged; of a suite, the line is named.
         BadValue: a suite or size out of range, or a parent that is missing.
         NotEnough: a context does not fit into memory.
     """
-    for name in config.suites:
-        if name not in SUITES:
-            raise BadValue(f"There is no suite {name!r}", f"There are {', '.join(SUITES)}.")
-    if "kld" in config.suites and config.base is None:
-        raise BadValue("The suite kld compares with a parent model", "Name it with --base, for example the F16 file.")
-    if not LEAST_CHUNK <= config.chunk_tokens <= MOST_CHUNK:
-        raise BadValue(
-            f"A chunk cannot have {config.chunk_tokens:,} tokens", f"It takes {LEAST_CHUNK} to {MOST_CHUNK:,}: --chunk"
-        )
-    if config.chunks < 0 or config.threads < 0 or config.minutes < 0:
-        raise BadValue("A count or a time cannot be below 0", "0 sets no limit.")
+    _check(config)
     variants = [(0, config.base)] if config.base else []
     variants += [(number, variant) for number, variant in enumerate(config.models, 1)]
     headers = {}
     for number, variant in variants:
         headers[number] = read_header(variant.settings.model)
         check_is_model(headers[number])
-        plan_context(headers[number], replace(variant.settings, n_ctx=config.chunk_tokens))
+    trained = min((header.context_trained for header in headers.values() if header.context_trained), default=4096)
+    context = max((variant.settings.n_ctx for _, variant in variants), default=0) or min(trained, MOST_CONTEXT)
+    long = {"tasks", "needle", "position", "forgetting"} & set(config.suites)
+    for number, variant in variants:
+        largest = max(config.chunk_tokens, context if long else 0, *config.needle_lengths, config.position_tokens)
+        plan_context(headers[number], replace(variant.settings, n_ctx=largest))
     text = config.text or shipped_text()
     text_bytes(text)
     mode, notes = _mode(config, headers)
-    trained = min((header.context_trained for header in headers.values() if header.context_trained), default=0)
-    if trained and config.chunk_tokens > trained:
+    if config.chunk_tokens > trained:
         notes += (f"A model was trained with {trained:,} tokens of context, and a chunk has {config.chunk_tokens:,}.",)
-    return EvalPlan(config, tuple(variants), headers, text, mode, notes)
+    items: list[Item] = []
+    if "tasks" in config.suites:
+        own = [BUILT_IN_SUITE] if any(header.name == BUILT_IN_NAME for header in headers.values()) else []
+        items = [item for name in config.tasks or (*GENERAL, *own) for item in read_suite(name)]
+    general = [item for name in GENERAL for item in read_suite(name)] if "forgetting" in config.suites else []
+    return EvalPlan(
+        config, tuple(variants), headers, text, _drawn(items, config), _drawn(general, config), mode, context, notes
+    )
+
+
+def _check(config: EvalConfig) -> None:
+    for name in config.suites:
+        if name not in SUITES:
+            raise BadValue(f"There is no suite {name!r}", f"There are {', '.join(SUITES)}.")
+        if name in AGAINST_PARENT and config.base is None:
+            raise BadValue(
+                f"The suite {name} compares with a parent model", "Name it with --base, for example the F16 file."
+            )
+    if not LEAST_CHUNK <= config.chunk_tokens <= MOST_CHUNK:
+        raise BadValue(
+            f"A chunk cannot have {config.chunk_tokens:,} tokens", f"It takes {LEAST_CHUNK} to {MOST_CHUNK:,}: --chunk"
+        )
+    if min(config.chunks, config.threads, config.minutes, config.position_tokens) < 0:
+        raise BadValue("A count or a time cannot be below 0", "0 sets no limit.")
+    if not (1 <= config.needle_depths <= 101 and 1 <= config.needles <= 100 and 0 <= config.needle_others <= 7):
+        raise BadValue(
+            "The needles' grid is out of range", "It takes 1 to 101 depths, 1 to 100 needles a cell, 0 to 7 other keys."
+        )
+    if any(not 32 <= length <= 16_777_216 for length in config.needle_lengths):
+        raise BadValue("A needle's text cannot be as short or long", "Lengths are 32 tokens and more.")
+
+
+def _drawn(items: list[Item], config: EvalConfig) -> tuple[Item, ...]:
+    """Return the questions in the order they are asked: drawn, where time may end it, so that the first are a sample."""
+    if not config.minutes:
+        return tuple(items)
+    return tuple(items[at] for at in np.random.default_rng(config.seed).permutation(len(items)))
 
 
 def _mode(config: EvalConfig, headers: Mapping[int, Header]) -> tuple[str, tuple[str, ...]]:
@@ -123,53 +176,58 @@ def evaluate(plan: EvalPlan) -> Job[Report]:
 
     Raises:
         BadValue: a text too short, or vocabularies that differ.
+        ContextFull: a question that does not fit the context.
         EngineDied: the measuring process ended; what it had measured is kept.
     """
     config, began = plan.config, monotonic()
     for note in plan.notes:
         yield Noted(note)
     remove_oldest()
-    marks = {number: _mark(variant, plan.headers[number]) for number, variant in plan.variants}
-    clock = Clock(config.minutes)
-    readings: Readings | None = None
     session = Session(config.threads or physical_cores())
     try:
-        if {"ppl", "kld"} & set(config.suites):
-            reading = TextPass(
-                plan.text, config.text.name if config.text else DEFAULT_TEXT, config.chunk_tokens,
-                config.chunk_tokens // 2, "kld" in config.suites, plan.mode,
-            )  # fmt: skip
-            readings = yield from read_pass(session, config, plan.variants, marks, reading, clock)
+        found = yield from Stages(plan, session).run()
     finally:
         session.close()
-    models = []
-    for number, variant in plan.variants:
-        found = _about(variant, plan.headers[number], config)
-        if readings:
-            found = replace(found, perplexity=perplexity_of(readings.surprises[number]))
-            if number in readings.kls:
-                divergence = divergence_of(
-                    readings.kls[number], readings.same_top[number], readings.surprises[0], readings.surprises[number]
-                )
-                found = replace(found, divergence=divergence, mode=readings.mode, outside=readings.outside)
-        models.append(found)
     return Report(
         command=config.command, version=version(), engine=installed_version("llama-cpp-python"),
         made=datetime.now(UTC).isoformat(timespec="seconds"), took_s=monotonic() - began,
         threads=config.threads or physical_cores(), seed=config.seed, base=config.base.label if config.base else "",
-        models=tuple(models), text=readings.used if readings else None, notes=plan.notes,
+        models=tuple(_result(plan, number, found) for number, _ in plan.variants),
+        text=found.text.used if found.text else None,
+        position_text=found.position.used if found.position else None,
+        general_text=found.general.used if found.general else None,
+        notes=plan.notes,
     )  # fmt: skip
 
 
-def _mark(variant: Variant, header: Header) -> dict[str, Any]:
-    """Return what tells the numbers of a model from those of another; threads change none."""
-    settings = {field.name: getattr(variant.settings, field.name) for field in fields(variant.settings)}
-    for free in ("model", "threads", "n_ctx", "use_extra_bufts"):
-        settings.pop(free)
-    return {
-        "files": [file_mark(shard) for shard in shard_paths(header)], "settings": settings,
-        "engine": installed_version("llama-cpp-python"),
-    }  # fmt: skip
+def _result(plan: EvalPlan, number: int, found: Found) -> ModelResult:
+    """Return what was found of one model."""
+    variant, header, base = dict(plan.variants)[number], plan.headers[number], plan.config.base is not None and number
+    result = _about(variant, header, plan.config)
+    if found.text:
+        result = replace(result, perplexity=perplexity_of(found.text.surprises[number]))
+        if number in found.text.kls:
+            result = replace(
+                result, divergence=found.text.divergence(number), mode=found.text.mode, outside=found.text.outside
+            )
+    if found.tasks:
+        result = replace(result, tasks=task_results(plan.items, found.tasks[number], found.tasks[0] if base else None))
+    if found.needles:
+        result = replace(
+            result,
+            needle=needle_result(plan.needle_cells, found.needles[number], found.needles[0] if base else None),
+        )
+    if found.position:
+        kls = found.position.kls.get(number)
+        result = replace(result, position=by_position(found.position.surprises[number], kls))
+    if found.speeds:
+        result = replace(result, speed=speed_of(found.speeds[number], PROMPT_TOKENS, GENERATED_TOKENS))
+    if found.general and number in found.general.kls:
+        forgetting = forgetting_of(
+            found.general.divergence(number), plan.general, found.general_tasks[number], found.general_tasks[0]
+        )
+        result = replace(result, forgetting=forgetting)
+    return result
 
 
 def _about(variant: Variant, header: Header, config: EvalConfig) -> ModelResult:

@@ -27,18 +27,19 @@ class Session:
         self._threads = threads
         self._worker = WorkerProcess(_COMMAND)
 
-    def open(self, models: Sequence[tuple[int, Variant]], context: int) -> list[dict[str, Any]]:
+    def open(self, models: Sequence[tuple[int, Variant]], context: int, *, extra: bool = False) -> list[dict[str, Any]]:
         """Load models in place of those that are open; return what each says of itself.
 
         Args:
             models: Each with its number in the run.
             context: Tokens that each can hold.
+            extra: Let llama.cpp repack weights, as it does for a chat.
         """
         order = [
             {"number": number, "label": variant.label, "settings": _plain(variant.settings)}
             for number, variant in models
         ]
-        self._worker.send({"do": "open", "models": order, "context": context, "threads": self._threads})
+        self._worker.send({"do": "open", "models": order, "context": context, "threads": self._threads, "extra": extra})
         label, opened = "", []
         try:
             for message in self._messages("open"):
@@ -77,6 +78,11 @@ class Session:
         while (message := self._worker.receive()).get("finished") != order:
             yield message
 
+    def restart(self) -> None:
+        """Begin anew with a fresh process."""
+        self._worker.kill()
+        self._worker = WorkerProcess(_COMMAND)
+
     def close(self) -> None:
         """End the process at once: what it has said is kept, and it has nothing else."""
         self._worker.kill()
@@ -88,7 +94,7 @@ def _plain(settings: LoadSettings) -> dict[str, Any]:
 
 
 class Clock:
-    """The time that measuring may take, shared out among the stages by weight.
+    """The time that measuring may take, shared out among stages, and within a stage among groups of models.
 
     Args:
         minutes: 0 for no end.
@@ -96,22 +102,31 @@ class Clock:
 
     def __init__(self, minutes: float) -> None:
         self._end = monotonic() + 60 * minutes if minutes else 0.0
-        self._stage_end = 0.0
+        self._stage_end = self._group_end = self._end
 
     @property
     def runs(self) -> bool:
         """Whether there is an end."""
         return bool(self._end)
 
-    def begin(self, weight: float, weight_left: float) -> None:
+    def begin_stage(self, weight: float, weight_left: float) -> None:
         """Begin a stage that may take its share of the time that is left.
 
         Args:
             weight: Of this stage.
             weight_left: Of this and all later ones.
         """
-        self._stage_end = monotonic() + max(0.0, self._end - monotonic()) * weight / weight_left
+        self._stage_end = self._group_end = _share(self._end, weight, weight_left)
+
+    def begin_group(self, weight: float, weight_left: float) -> None:
+        """Begin a group of models within the stage; arguments as for a stage."""
+        self._group_end = _share(self._stage_end, weight, weight_left)
 
     def is_over(self) -> bool:
-        """Whether the stage's time is over."""
-        return bool(self._end) and monotonic() >= self._stage_end
+        """Whether the group's time is over."""
+        return bool(self._end) and monotonic() >= self._group_end
+
+
+def _share(end: float, weight: float, weight_left: float) -> float:
+    now = monotonic()
+    return now + max(0.0, end - now) * weight / weight_left

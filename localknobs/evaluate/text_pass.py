@@ -18,7 +18,7 @@ from localknobs.evaluate.config import LEAST_CHUNKS, EvalConfig, Variant
 from localknobs.evaluate.kept import KeptLogits
 from localknobs.evaluate.results import TextUsed
 from localknobs.evaluate.session import Clock, Session
-from localknobs.evaluate.statistics import Floats
+from localknobs.evaluate.statistics import Divergence, Floats, divergence_of
 from localknobs.evaluate.store import Records, digest, evaluations_folder, unpack
 from localknobs.jobs import Advanced, Job, Measured, Noted, Started
 
@@ -36,6 +36,7 @@ class TextPass:
         first: Place of the first token of a chunk whose prediction of the next counts; those before are context.
         against_base: Whether models are compared with the parent.
         mode: `exact` or `bounded`.
+        least: Least chunks that are worth reading.
     """
 
     file: Path
@@ -44,6 +45,7 @@ class TextPass:
     first: int
     against_base: bool
     mode: str
+    least: int = LEAST_CHUNKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,10 @@ class Readings:
     same_top: Mapping[int, list[Floats]]
     outside: float
     mode: str
+
+    def divergence(self, number: int) -> Divergence:
+        """Return what is made of a model's comparison with the parent."""
+        return divergence_of(self.kls[number], self.same_top[number], self.surprises[0], self.surprises[number])
 
 
 def read_pass(
@@ -103,11 +109,6 @@ def read_pass(
         plan = _Plan(config, reading, variants, stores, kept)
         yield from plan.run(session, clock)
         chunks = plan.finished()
-        if len(chunks) < LEAST_CHUNKS and plan.whole >= LEAST_CHUNKS and not config.chunks == 1:
-            raise BadValue(
-                f"{config.minutes:g} minutes are too short: {len(chunks)} chunks of the text were read",
-                f"It takes {LEAST_CHUNKS} at least. Give more time; what was measured is kept.",
-            )
     finally:
         for store in stores.values():
             store.close()
@@ -166,7 +167,7 @@ class _Plan:
         else:
             groups = [[child] for child in children]
         for at, group in enumerate(groups):
-            clock.begin(len(group), sum(map(len, groups[at:])))
+            clock.begin_group(len(group), sum(map(len, groups[at:])))
             yield from self._read_group(session, group, clock, is_first=at == 0)
 
     def _fit_together(self) -> bool:
@@ -208,7 +209,7 @@ class _Plan:
             else None,
         }  # fmt: skip
         total, count = 0.0, 0
-        for record in session.records(order, lambda: is_first and clock.is_over()):
+        for record in session.records(order, lambda: is_first and clock.is_over() and self._enough(group)):
             self._stores[record["model"]].add(record)
             yield Advanced(size)
             key = "kl" if "kl" in record else "nll"
@@ -236,10 +237,10 @@ class _Plan:
         for answer in session.ask({"do": "tokens", "text": str(self._reading.file)}):
             label = labels[answer["model"]]
             whole = answer["tokens"] // size
-            if whole < LEAST_CHUNKS:
+            if whole < (least := self._reading.least):
                 raise BadValue(
-                    f"The text has {answer['tokens']:,} tokens for {label}, and {LEAST_CHUNKS} chunks of {size:,} take "
-                    f"{LEAST_CHUNKS * size:,}",
+                    f"The text has {answer['tokens']:,} tokens for {label}, and {least} "
+                    f"{'chunks' if least > 1 else 'chunk'} of {size:,} {'take' if least > 1 else 'takes'} {least * size:,}",
                     "Give more text (--text), or smaller chunks (--chunk).",
                 )
             if not self._token_digest:
@@ -261,11 +262,15 @@ class _Plan:
             return list(drawn[: self._config.chunks or whole])
         return list(range(min(whole, self._config.chunks or whole)))
 
-    def finished(self) -> list[int]:
-        """Return the chunks that every model has read."""
+    def finished(self, variants: Sequence[tuple[int, Variant]] = ()) -> list[int]:
+        """Return the chunks that every model has read, or every one of some."""
         return sorted(
             chunk for chunk in self._allowed if all(chunk in self._stores[number].found for number, _ in self._variants)
         )
+
+    def _enough(self, group: Sequence[tuple[int, Variant]]) -> bool:
+        """Whether what is read so far makes a sample at all: less is not stopped at, whatever the time."""
+        return len(self.finished(group)) >= LEAST_CHUNKS
 
     def why(self, read: int) -> str:
         """Say why only so many chunks were read; empty where all were."""

@@ -28,6 +28,7 @@ class Worker:
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.enough = threading.Event()
         self.models: list[Any] = []
+        self.renderer: Any = None
 
     def listen(self) -> None:
         """Take orders; a parent that has died ends this process, which has nothing to save."""
@@ -42,10 +43,16 @@ class Worker:
     def run(self) -> None:
         """Serve until the parent closes the pipe."""
         from localknobs.engine.llama import send_log_to_stderr
+        from localknobs.evaluate.answering import answer_items
+        from localknobs.evaluate.haystack import find_needles
         from localknobs.evaluate.models import open_models
         from localknobs.evaluate.reading import count_tokens, read_text
+        from localknobs.evaluate.timing import time_models
 
-        orders = {"open": open_models, "tokens": count_tokens, "text": read_text}
+        orders = {
+            "open": open_models, "tokens": count_tokens, "text": read_text, "items": answer_items,
+            "needle": find_needles, "speed": time_models,
+        }  # fmt: skip
         send_log_to_stderr()
         while True:
             order = self._orders.get()

@@ -11,7 +11,8 @@ from random_model import write_random_model
 
 from localknobs.errors import BadFile, BadValue
 from localknobs.evaluate.models import pieces
-from localknobs.evaluate.run import evaluate, plan_eval, shipped_text
+from localknobs.evaluate.run import evaluate, plan_eval
+from localknobs.evaluate.stages import shipped_text
 from localknobs.jobs import Advanced, Noted
 
 SIZE = 64

@@ -1,0 +1,171 @@
+"""The stages of measuring, one after another in one process: the text, tasks, needles, long chunks, speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localknobs.engine import probe
+from localknobs.errors import EngineDied
+from localknobs.evaluate.config import TIME_SHARES, Variant
+from localknobs.evaluate.session import Clock, Session
+from localknobs.evaluate.store import file_mark
+from localknobs.evaluate.tasks import Item
+from localknobs.evaluate.text_pass import Readings, TextPass, read_pass
+from localknobs.evaluate.unit_pass import UnitPass, groups_of, work_through
+from localknobs.gguf_info import Header, shard_paths
+from localknobs.jobs import Advanced, Job, Started
+
+if TYPE_CHECKING:
+    from localknobs.evaluate.run import EvalPlan
+
+DEFAULT_TEXT = "localknobs-held-out"
+"""Name of the text that is shipped, in reports."""
+PROMPT_TOKENS, GENERATED_TOKENS, ROUNDS = 512, 128, 5
+"""What is timed: llama-bench's pp512 and tg128, in five rounds after one that warms up."""
+LONGEST_CHUNK = 4096
+"""Longest chunk of the suite `position` where none is named."""
+UnitRecords = dict[int, dict[Any, dict[str, Any]]]
+
+
+def shipped_text() -> Path:
+    """Return the evaluation text that is shipped.
+
+    Our own writing, of the kinds of text that models meet, and none of it in the calibration text of the importance
+    matrix: a quant made with that one is measured on words it never saw.
+    """
+    return Path(__file__).with_name("data") / "held-out.txt"
+
+
+@dataclass(slots=True)
+class Found:
+    """What the stages found, by model number; empty where a stage was not asked for."""
+
+    text: Readings | None = None
+    position: Readings | None = None
+    general: Readings | None = None
+    tasks: UnitRecords = field(default_factory=dict)
+    general_tasks: UnitRecords = field(default_factory=dict)
+    needles: UnitRecords = field(default_factory=dict)
+    speeds: dict[int, list[dict[str, float]]] = field(default_factory=dict)
+
+
+class Stages:
+    """Goes through the stages.
+
+    Args:
+        plan: What is asked.
+        session: An open process; replaced where its death can be mended.
+    """
+
+    def __init__(self, plan: EvalPlan, session: Session) -> None:
+        self._plan = plan
+        self._config = plan.config
+        self._session = session
+        self._clock = Clock(plan.config.minutes)
+        self._marks = {number: _mark(variant, plan.headers[number]) for number, variant in plan.variants}
+
+    def run(self) -> Job[Found]:
+        """Measure what is asked for."""
+        wanted = set(self._config.suites)
+        stages = {
+            "text": (self._read_text, bool({"ppl", "kld"} & wanted)),
+            "tasks": (self._ask_tasks, "tasks" in wanted),
+            "forgetting": (self._look_for_forgetting, "forgetting" in wanted),
+            "needle": (self._find_needles, "needle" in wanted),
+            "position": (self._read_long, "position" in wanted),
+            "speed": (self._time, "speed" in wanted),
+        }
+        asked = [(TIME_SHARES[name], stage) for name, (stage, is_asked) in stages.items() if is_asked]
+        found = Found()
+        for at, (share, stage) in enumerate(asked):
+            self._clock.begin_stage(share, sum(later for later, _ in asked[at:]))
+            yield from stage(found)
+        return found
+
+    def _read(self, reading: TextPass) -> Job[Readings]:
+        plan = self._plan
+        return (yield from read_pass(self._session, self._config, plan.variants, self._marks, reading, self._clock))
+
+    def _text_name(self) -> str:
+        return self._config.text.name if self._config.text else DEFAULT_TEXT
+
+    def _read_text(self, found: Found) -> Job[None]:
+        size = self._config.chunk_tokens
+        compared = "kld" in self._config.suites
+        found.text = yield from self._read(
+            TextPass(self._plan.text, self._text_name(), size, size // 2, compared, self._plan.mode)
+        )
+
+    def _read_long(self, found: Found) -> Job[None]:
+        size = self._config.position_tokens or min(self._plan.context, LONGEST_CHUNK)
+        compared = self._config.base is not None
+        found.position = yield from self._read(
+            TextPass(self._plan.text, self._text_name(), size, 0, compared, self._plan.mode, least=1)
+        )
+
+    def _ask(self, items: tuple[Item, ...]) -> Job[UnitRecords]:
+        units = [item.as_order() for item in items]
+        work = UnitPass("items", units, "item", "asking", "questions", self._plan.context)
+        return (
+            yield from work_through(self._session, self._config, self._plan.variants, self._marks, work, self._clock)
+        )
+
+    def _ask_tasks(self, found: Found) -> Job[None]:
+        found.tasks = yield from self._ask(self._plan.items)
+
+    def _look_for_forgetting(self, found: Found) -> Job[None]:
+        size = self._config.chunk_tokens
+        found.general = yield from self._read(
+            TextPass(shipped_text(), DEFAULT_TEXT, size, size // 2, True, self._plan.mode)
+        )
+        found.general_tasks = yield from self._ask(self._plan.general)
+
+    def _find_needles(self, found: Found) -> Job[None]:
+        cells = self._plan.needle_cells
+        longest = max(cell["length"] for cell in cells)
+        work = UnitPass("needle", cells, "cell", "looking for needles with", "needles", longest)
+        found.needles = yield from work_through(
+            self._session, self._config, self._plan.variants, self._marks, work, self._clock
+        )
+
+    def _time(self, found: Found) -> Job[None]:
+        """Time the models the way they are loaded for a chat; without repacked weights where those crash."""
+        extra = probe.extra_buffers_work()
+        try:
+            found.speeds = yield from self._timed(extra)
+        except EngineDied:
+            if not extra:
+                raise
+            self._session.restart()
+            found.speeds = yield from self._timed(False)
+
+    def _timed(self, extra: bool) -> Job[dict[int, list[dict[str, float]]]]:
+        records: dict[int, list[dict[str, float]]] = {}
+        groups = groups_of(self._plan.variants)
+        for at, group in enumerate(groups):
+            self._clock.begin_group(len(group), sum(map(len, groups[at:])))
+            names = ", ".join(variant.label for _, variant in group)
+            yield Started(f"timing {names}", ROUNDS * len(group), "rounds")
+            self._session.open(group, PROMPT_TOKENS, extra=extra)
+            order = {
+                "do": "speed", "prompt": PROMPT_TOKENS, "generated": GENERATED_TOKENS, "rounds": ROUNDS,
+                "seed": self._config.seed,
+            }  # fmt: skip
+            for record in self._session.records(order, self._clock.is_over):
+                records.setdefault(record["model"], []).append(record)
+                yield Advanced(1)
+        return records
+
+
+def _mark(variant: Variant, header: Header) -> dict[str, Any]:
+    """Return what tells the numbers of a model from those of another; threads change none."""
+    settings = {item.name: getattr(variant.settings, item.name) for item in fields(variant.settings)}
+    for free in ("model", "threads", "n_ctx", "use_extra_bufts"):
+        settings.pop(free)
+    return {
+        "files": [file_mark(shard) for shard in shard_paths(header)], "settings": settings,
+        "engine": installed_version("llama-cpp-python"),
+    }  # fmt: skip
