@@ -39,7 +39,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="what to measure, separated by commas, or all; default ppl, and kld with --base",
     )
     add("-o", "--output", metavar="F", action="append", default=[], type=Path, help=
-        "also write the report: .html (one file with everything), .svg or .png (the picture), .json; repeatable")  # fmt: skip
+        "also write the report: .html (one file with everything), .svg or .png (the picture), .json; "
+        "repeatable")  # fmt: skip
     add("--vram", metavar="GIB", type=float, default=0.0, help="memory of the card, a line in the picture")
     add("--minutes", metavar="M", type=float, default=0.0, help="time to measure; the sample is chosen to fit")
     add("--seed", metavar="N", type=int, default=1, help="of every choice; default 1")

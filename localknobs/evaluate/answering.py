@@ -55,9 +55,7 @@ def _with_choices(template: ChatTemplate, item: dict[str, Any]) -> tuple[list[in
         text = item["messages"][0]["content"]
         # A choice that begins a word goes after a space, where neither text has one.
         space = "" if text[-1].isspace() else " "
-        follow = [
-            choice if choice[0].isspace() or not choice[0].isalnum() else space + choice for choice in item["choices"]
-        ]
+        follow = [space + choice if choice[0].isalnum() else choice for choice in item["choices"]]
         return template.plain(text).tokens, [template.plain(text + choice).tokens for choice in follow]
     messages = item["messages"]
     wholes = [

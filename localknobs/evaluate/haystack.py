@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from localknobs.engine.events import Message
 from localknobs.engine.templates import ChatTemplate
 from localknobs.errors import BadValue
 from localknobs.evaluate.answering import choice_scores, template_of
@@ -17,7 +18,8 @@ from localknobs.evaluate.models import OpenModel
 _WHO = (
     "The baker", "A neighbour", "The old ferryman", "Her cousin", "The teacher", "A boy with a kite", "The postman",
     "The woman next door", "A tired traveller", "The gardener", "My uncle", "The clerk", "A girl in a yellow coat",
-    "The watchmaker", "Somebody", "The night nurse", "A fisherman", "The librarian", "The new tenant", "A street musician",
+    "The watchmaker", "Somebody", "The night nurse", "A fisherman", "The librarian", "The new tenant",
+    "A street musician",
 )  # fmt: skip
 _DOES = (
     "carried a basket of pears", "waited for the bus", "painted the fence green", "swept the leaves together",
@@ -32,8 +34,9 @@ _WHERE = (
     "at the end of the lane", "in the market hall", "outside the bakery", "on the bridge", "in the back garden",
 )  # fmt: skip
 _WHEN = (
-    "before breakfast", "when the rain had stopped", "late in the afternoon", "as on every Sunday", "while it was snowing",
-    "after a long day", "until it grew dark", "early in the morning", "during the holidays", "without a word",
+    "before breakfast", "when the rain had stopped", "late in the afternoon", "as on every Sunday",
+    "while it was snowing", "after a long day", "until it grew dark", "early in the morning",
+    "during the holidays", "without a word",
 )  # fmt: skip
 _THINGS = ("red", "blue", "green", "yellow", "black", "white", "silver", "brown")
 SAYS, ASKS, ANSWERS = "The pass key is {key}.", "What is the pass key in this text?", "The pass key is {key}."
@@ -86,12 +89,12 @@ def needle_tokens(one: OpenModel, template: ChatTemplate, cell: dict[str, Any]) 
     others = [SAYS_ONE.format(thing=thing, key=key) for thing, key in zip(things[1:], keys[1:], strict=True)]
 
     def tokens(sentences: list[str]) -> tuple[list[int], list[int]]:
-        said = [{"role": "user", "content": f"{' '.join(sentences)}\n\n{asks}"}]
-        begun = {"role": "assistant", "content": answer.removesuffix(keys[0]).rstrip()}
-        full = {"role": "assistant", "content": answer}
+        said = Message(role="user", content=f"{' '.join(sentences)}\n\n{asks}")
+        begun = Message(role="assistant", content=answer.removesuffix(keys[0]).rstrip())
+        full = Message(role="assistant", content=answer)
         return (
-            template.prompt([*said, begun], continue_last=True).tokens,
-            template.prompt([*said, full], continue_last=True).tokens,
+            template.prompt([said, begun], continue_last=True).tokens,
+            template.prompt([said, full], continue_last=True).tokens,
         )
 
     bare = len(tokens([needle, *others])[1])

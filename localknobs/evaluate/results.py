@@ -249,5 +249,15 @@ class Report:
     notes: tuple[str, ...] = field(default=())
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON."""
-        return asdict(self)
+        """Return it as plain data, for JSON; what is no number becomes null."""
+        found: dict[str, Any] = plain(asdict(self))
+        return found
+
+
+def plain(data: Any) -> Any:
+    """Return data without numbers that JSON has no form for: they become null."""
+    if isinstance(data, dict):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    return None if isinstance(data, float) and data - data != 0 else data

@@ -65,9 +65,8 @@ class EvalPlan:
     def needle_cells(self) -> list[dict[str, Any]]:
         """Every needle of the grid, in a seeded order, so that the first of them cover the grid."""
         config = self.config
-        lengths = config.needle_lengths or tuple(
-            self.context // part - (16 if part == 1 else 0) for part in (8, 4, 2, 1)
-        )
+        context = self.context
+        lengths = config.needle_lengths or (context // 8, context // 4, context // 2, context - 16)
         cells = [
             {
                 "cell": f"{length}/{depth:.3f}/{number}/{config.needle_others}/{config.seed}", "length": length,
@@ -140,7 +139,7 @@ def _check(config: EvalConfig) -> None:
 
 
 def _drawn(items: list[Item], config: EvalConfig) -> tuple[Item, ...]:
-    """Return the questions in the order they are asked: drawn, where time may end it, so that the first are a sample."""
+    """Return the questions in the order they are asked: drawn where time may end it, so that the first are a sample."""
     if not config.minutes:
         return tuple(items)
     return tuple(items[at] for at in np.random.default_rng(config.seed).permutation(len(items)))

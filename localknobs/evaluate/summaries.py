@@ -124,10 +124,9 @@ def forgetting_of(
     divergence: Divergence, items: Sequence[Item], records: Records, base: Records,
 ) -> Forgetting:  # fmt: skip
     """Return what was lost of the parent's general abilities."""
-    right, before = (
-        [is_right(item, found[item.key]) for item in items if item.key in found] for found in (records, base)
-    )
-    pairs = paired(before, right)
+    asked = [item for item in items if item.key in records]
+    right = [is_right(item, records[item.key]) for item in asked]
+    pairs = paired([is_right(item, base[item.key]) for item in asked], right)
     return Forgetting(divergence, share_of(right), pairs, _verdict(divergence, pairs))
 
 

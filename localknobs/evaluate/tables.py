@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from localknobs.evaluate.results import ModelResult, Paired, Report, Share
-from localknobs.evaluate.statistics import Estimate
+from localknobs.evaluate.statistics import Estimate, mcnemar
 from localknobs.units import size_text
 
 
@@ -151,8 +151,8 @@ def _divergence(report: Report) -> Table | None:
     if "bounded" in modes:
         outside = max(model.outside for model in models)
         about.append(
-            f"Bounded mode: a lower bound. Of each token the parent's likeliest 256 followers were compared; all others, "
-            f"{outside:.2%} of the probability, count as one."
+            "Bounded mode: a lower bound. Of each token the parent's likeliest 256 followers were compared; all "
+            f"others, {outside:.2%} of the probability, count as one."
         )
     else:
         about.append("Exact mode: parent and model were open together, and every token of the vocabulary was compared.")
@@ -167,7 +167,6 @@ def _tasks(report: Report) -> Table | None:
     models = [model for model in report.models if model.tasks]
     if not models:
         return None
-    suites = [task.suite for task in models[0].tasks]
     headings = ["model", *(f"{task.suite} ({task.share.count})" for task in models[0].tasks)]
     rows = [(model.label, *(share_text(task.share) for task in model.tasks)) for model in models]
     about = ["Right answers with their 95% intervals (Wilson), at temperature 0."]
@@ -176,21 +175,22 @@ def _tasks(report: Report) -> Table | None:
         for at, model in enumerate(models):
             pairs = [task.paired for task in model.tasks if task.paired]
             lost, gained = sum(pair.lost for pair in pairs), sum(pair.gained for pair in pairs)
-            from localknobs.evaluate.statistics import mcnemar
-
             rows[at] += (paired_text(Paired(lost, gained, mcnemar(lost, gained))) if pairs else "",)
-        about.append("-2 +1: two answers were right only before, one only now; p: chance of that if neither were better "
-                     "(McNemar, exact).")  # fmt: skip
+        about.append(
+            "-2 +1: two answers were right only before, one only now; p: chance of that if neither were better "
+            "(McNemar, exact)."
+        )
     for task in models[0].tasks:
         if task.share.count < task.items:
-            about.append(f"{task.suite}: {task.share.count} of {task.items} questions, as many as the time allowed, drawn "
-                         f"with seed {report.seed}.")  # fmt: skip
+            about.append(
+                f"{task.suite}: {task.share.count} of {task.items} questions, as many as the time allowed, "
+                f"drawn with seed {report.seed}."
+            )
     if any(task.by_length for task in models[0].tasks):
         parts = [
             f"{model.label} {share_text(task.by_length)}" for model in models for task in model.tasks if task.by_length
         ]
         about.append(f"Choices compared by log-probability a byte: {'; '.join(parts)}.")
-    del suites
     return Table("Tasks", "tasks", tuple(headings), tuple(rows), tuple(about))
 
 
@@ -225,9 +225,7 @@ def _forgetting(report: Report) -> Table | None:
             model.label, f"{math.exp(found.divergence.log_ratio.value):.4f}", estimate_text(found.divergence.mean),
             share_text(found.share), paired_text(found.paired), found.verdict,
         ))  # fmt: skip
-    about = (
-        "General text and general tasks that are shipped, before and after; the perplexity ratio is after / before.",
-    )
+    about = ("General text and tasks that are shipped, before and after; the perplexity ratio is after / before.",)
     return Table(
         f"Forgetting, against {report.base}", "forgetting",
         ("model", "perplexity ratio", "KLD mean", "general tasks", "changed", "in words"), tuple(rows), about,
@@ -296,8 +294,9 @@ def _speed(report: Report) -> Table | None:
     first = models[0].speed
     assert first is not None
     about = (
-        f"Tokens a second on {report.threads} threads: median and range of {first.rounds} rounds in which the models took "
-        f"turns; {first.prompt_tokens} tokens read (pp), {first.generated_tokens} written (tg), each from an empty cache.",
+        f"Tokens a second on {report.threads} threads: median and range of {first.rounds} rounds in which the models "
+        f"took turns; {first.prompt_tokens} tokens read (pp), {first.generated_tokens} written (tg), each from an "
+        "empty cache.",
     )
     return Table(
         "Speed", "speed",

@@ -197,7 +197,9 @@ class _Plan:
         left = [chunk for chunk in self._allowed if any(chunk not in self._stores[number].found for number in wanted)]
         done = len(self._allowed) - len(left)
         if done and left:
-            yield Noted(f"Taken up after {done} of {len(self._allowed)} chunks, where it was stopped.")
+            yield Noted(
+                f"{done} of {len(self._allowed)} chunks were read before and are kept: --restart reads them anew."
+            )
         if not left:
             return
         yield Started(f"reading with {names}", len(left) * size * len(group), "tokens")
@@ -239,8 +241,8 @@ class _Plan:
             whole = answer["tokens"] // size
             if whole < (least := self._reading.least):
                 raise BadValue(
-                    f"The text has {answer['tokens']:,} tokens for {label}, and {least} "
-                    f"{'chunks' if least > 1 else 'chunk'} of {size:,} {'take' if least > 1 else 'takes'} {least * size:,}",
+                    f"The text has {answer['tokens']:,} tokens for {label}, and it takes {least * size:,}: "
+                    f"{least} of {size:,}",
                     "Give more text (--text), or smaller chunks (--chunk).",
                 )
             if not self._token_digest:

@@ -1,4 +1,4 @@
-"""The worker's timing, as llama-bench counts it: reading a prompt, and writing token by token, each from an empty cache."""
+"""The worker's timing, as llama-bench counts it: reading a prompt, and writing token by token, from an empty cache."""
 
 from __future__ import annotations
 

@@ -73,7 +73,9 @@ def work_through(
             yield Started(f"loading {names}", 0, work.unit)
             session.open(group, work.context, extra=work.extra)
             if done := len(allowed) - len(left):
-                yield Noted(f"Taken up after {done} of {len(allowed)} {work.unit}, where it was stopped.")
+                yield Noted(
+                    f"{done} of {len(allowed)} {work.unit} were done before and are kept: --restart does them anew."
+                )
             yield Started(f"{work.what} {names}", len(left) * len(group), work.unit)
             order = {"do": work.order, work.order if work.order == "items" else "cells": left}
             for record in session.records(order, lambda first=at == 0: first and clock.is_over()):  # type: ignore[misc]

@@ -131,7 +131,7 @@ def test_calls_keep_few_logits_and_few_tokens(run, calls):
 def test_a_text_too_short_says_how_much_is_needed(models, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("x" * 99, encoding="utf-8")
-    with pytest.raises(BadValue, match=r"has 100 tokens for near, and 2 chunks of 64 take 128"):
+    with pytest.raises(BadValue, match=r"has 100 tokens for near, and it takes 128: 2 of 64"):
         measure([models[1]], text=short)
 
 
@@ -147,7 +147,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(models, text):
     again = measure(models[1:], models[0], text=text, chunks=6, on_event=lambda event: (
         notes.append(event) if isinstance(event, Noted) else advances.append(isinstance(event, Advanced))
     ))  # fmt: skip
-    assert notes[0].text == "Taken up after 2 of 6 chunks, where it was stopped."
+    assert notes[0].text == "2 of 6 chunks were read before and are kept: --restart reads them anew."
     assert sum(advances) == 3 * 4
     fresh = measure(models[1:], models[0], text=text, chunks=6, restart=True)
     assert again.models == fresh.models
