@@ -6,12 +6,12 @@ import shlex
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from localknobs.cli.flags import Parser, add_knob_flags, chosen
 from localknobs.cli.output import note, print_json
 from localknobs.cli.progress import run_job
-from localknobs.errors import NotFound
+from localknobs.errors import BadValue, NotFound
 from localknobs.knobs import Value
 from localknobs.library import find_model
 
@@ -119,6 +119,15 @@ def run(options: Namespace) -> int:
     return 0
 
 
+class _QuotedFlags(Parser):
+    """Reads the flags of one model, and complains as of a value."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Raise the complaint; `--help` among them is one too."""
+        what = (message or f"{self.prog}: Flags of a model are loading knobs, such as -c 2048").strip()
+        raise BadValue(what.rstrip("."), "`localknobs eval --help` lists them under loading knobs.")
+
+
 def _variant(text: str, common: dict[str, Value]) -> Variant:
     """Return the model that a word names: a model, or a model with loading flags of its own."""
     from localknobs.engine.settings import LoadSettings
@@ -133,7 +142,7 @@ def _variant(text: str, common: dict[str, Value]) -> Variant:
         if not rest:
             raise
         path, flags = find_model(name.strip()), f"-{rest}"
-        parser = Parser(f"localknobs eval {name.strip()}")
+        parser = _QuotedFlags(name.strip())
         add_knob_flags(parser, "loading")
         own = chosen(parser.parse_args(shlex.split(flags)), "loading")
         text = name.strip()

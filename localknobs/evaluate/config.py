@@ -19,7 +19,9 @@ SUITES = {
 }
 AGAINST_PARENT = ("kld", "forgetting")
 """Suites that make no sense without a parent."""
-TIME_SHARES = {"text": 3.0, "tasks": 3.0, "forgetting": 2.0, "needle": 2.0, "position": 2.0, "speed": 1.0}
+TIME_SHARES = {
+    "text": 3.0, "tasks": 3.0, "general text": 1.0, "general tasks": 1.0, "needle": 2.0, "position": 2.0, "speed": 1.0,
+}  # fmt: skip
 """How the time of `minutes` is shared out among the stages that are asked for."""
 """Every suite and what it measures, in the order of a report."""
 DEFAULT_CHUNK = 512

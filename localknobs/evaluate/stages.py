@@ -73,7 +73,8 @@ class Stages:
         stages = {
             "text": (self._read_text, bool({"ppl", "kld"} & wanted)),
             "tasks": (self._ask_tasks, "tasks" in wanted),
-            "forgetting": (self._look_for_forgetting, "forgetting" in wanted),
+            "general text": (self._read_general, "forgetting" in wanted),
+            "general tasks": (self._ask_general, "forgetting" in wanted),
             "needle": (self._find_needles, "needle" in wanted),
             "position": (self._read_long, "position" in wanted),
             "speed": (self._time, "speed" in wanted),
@@ -116,11 +117,13 @@ class Stages:
     def _ask_tasks(self, found: Found) -> Job[None]:
         found.tasks = yield from self._ask(self._plan.items)
 
-    def _look_for_forgetting(self, found: Found) -> Job[None]:
+    def _read_general(self, found: Found) -> Job[None]:
         size = self._config.chunk_tokens
         found.general = yield from self._read(
             TextPass(shipped_text(), DEFAULT_TEXT, size, size // 2, True, self._plan.mode)
         )
+
+    def _ask_general(self, found: Found) -> Job[None]:
         found.general_tasks = yield from self._ask(self._plan.general)
 
     def _find_needles(self, found: Found) -> Job[None]:
