@@ -25,6 +25,7 @@ VERBS = {
     "verify": "prove that a GGUF file is the model of its checkpoint",
     "eval": "measure models, and what a change did to them, in one report",
     "imatrix": "measure which weights matter, for better small files",
+    "bench": "measure how fast a model reads and writes, over threads, batches, offload, cache types",
     "knobs": "list every knob, or explain one knob or lever",
     "doctor": "say what this machine and this build can do, and how to mend what is missing",
     "tui": "open the terminal interface (also: localknobs with no verb)",

@@ -182,6 +182,16 @@ class Engine:
         """Return how many tokens a conversation or a raw text has, as the model would read it."""
         return int(self._ask({"do": "count", **_what(messages)})["count"])
 
+    def time_tokens(self, *, read: int = 0, written: int = 0, depth: int = 0) -> float:
+        """Return the seconds that the model alone takes to read so many tokens at once, or to compute them one by one.
+
+        Args:
+            read: Tokens of a prompt (pp of llama-bench).
+            written: Tokens one by one (tg); nothing is drawn.
+            depth: Tokens in the context before, which are not counted.
+        """
+        return float(self._ask({"do": "time", "tokens": {"read": read, "written": written, "depth": depth}})["seconds"])
+
     def use_settings(self, changes: Mapping[str, Value]) -> tuple[str, ...]:
         """Use other loading knobs from the next answer on; of those that need no new load, such as `threads`.
 

@@ -21,6 +21,7 @@ from localknobs.engine.settings import LoadSettings
 from localknobs.engine.steps import LAST_ROW
 from localknobs.engine.templates import Prompt
 from localknobs.engine.threads import AdaptiveThreads, ThreadTuner
+from localknobs.engine.timing import seconds_of
 from localknobs.errors import BadValue, ContextFull, LocalknobsError
 from localknobs.knobs import Value
 
@@ -207,6 +208,11 @@ class Generator:
             drafted_by=tuple(name for name, count in tally.accepted_of.most_common() if count),
             draft_gain=round(tally.gain(self.drafting.policy.plain_s), 3),
         )
+
+    def time_tokens(self, **counts: int) -> float:
+        """Return the seconds of `timing.seconds_of`; the cache is empty after it."""
+        self.cache.clear()
+        return seconds_of(self.model, **counts)
 
     @property
     def threads(self) -> int:

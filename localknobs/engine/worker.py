@@ -110,6 +110,8 @@ class Worker:
             self._write(protocol.event_line(scored or TokensScored(0, ())))
         elif command["do"] == "count":
             self._write(protocol.to_line({"count": len(self._prompt(command).tokens)}))
+        elif command["do"] == "time":
+            self._write(protocol.to_line({"seconds": self._generator.time_tokens(**command["tokens"])}))
         elif command["do"] == "settings":
             self._use_settings(protocol.values_of(command["values"]))
 

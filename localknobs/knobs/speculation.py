@@ -16,7 +16,7 @@ SPECULATION: tuple[Knob, ...] = (
     Knob(
         name="draft", lever="decode", group="Speculation", kind="choice", default="none", label="drafts", off="none",
         choices=("none", "ngram", "model", "auto"), flags=("--draft",), applies="next answer",
-        help="Who guesses tokens ahead, which the model then checks together: nobody, the text itself where it repeats " "(ngram), the draft model, or whatever is measured to be fastest in this chat (auto).",
+        help="Who guesses tokens ahead, which the model then checks together: nobody, the text itself where it repeats (ngram), the draft model, or whatever is measured to be fastest in this chat (auto).",
         cost="None in quality: the distribution stays exactly the same. A guess that is wrong costs part of a token's time.",
         fails="Where guesses are rarely right, or checking several tokens takes as long as writing them, it is slower; auto notices.",
         source="Leviathan 2022, arXiv:2211.17192; Saxena 2023, prompt lookup decoding; llama.cpp common/speculative.cpp",
