@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from localknobs.cli.output import facts, note, print_json, table
 from localknobs.cli.progress import run_job
-from localknobs.errors import LocalknobsError, Stopped
+from localknobs.errors import BadFile, LocalknobsError, Stopped, Unsupported
 from localknobs.units import count_text, size_text
 
 if TYPE_CHECKING:
+    from localknobs.fit.advice import Advice
     from localknobs.gguf_info import Header
     from localknobs.hub.plan import DownloadPlan
     from localknobs.hub.repository import Repository
@@ -49,18 +50,19 @@ def run(options: Namespace) -> int:
     repository = open_repository(spec)
     plan = plan_download(repository, spec, projector=options.mmproj, rate_limit=options.limit_rate)
     beginnings: dict[str, bytes] = {}
-    header = _header(plan, beginnings) if plan.missing_bytes or options.dry_run else None
+    headers = _headers(plan, beginnings) if plan.missing_bytes or options.dry_run else ()
     if options.dry_run:
-        _show_dry_run(repository, plan, header, options.json)
+        _show_dry_run(repository, plan, headers, options.json)
         return 0
+    advice = _advice(headers, plan) if headers else None
     if not options.json:
-        print(facts(_facts(repository, plan, header)), file=sys.stderr)
+        print(facts(_facts(repository, plan, headers, advice)), file=sys.stderr)
     check_space(plan)
     if plan.missing_bytes and not options.yes and sys.stdin.isatty() and sys.stderr.isatty():
-        _ask(plan.missing_bytes)
+        _ask(plan.missing_bytes, fits=advice is None or advice.row is not None)
     path = run_job(download(plan, beginnings), stopped="What was fetched is kept: the same command goes on from there.")
     if options.json:
-        print_json({"path": path, **_summary(plan)})
+        print_json({"path": path, **_summary(plan), "fit": _fit_document(advice)})
         return 0
     print(path)
     if plan.files[0].kind == "model":
@@ -79,35 +81,68 @@ def _rate(text: str) -> float:
     return float(found[1]) * _UNITS[found[2]]
 
 
-def _ask(size_bytes: int) -> None:
-    """Ask whether to fetch; Enter means yes.
+def _ask(size_bytes: int, *, fits: bool) -> None:
+    """Ask whether to fetch; Enter means yes for a model that can be used here.
 
     Raises:
         Stopped: the user said no.
     """
-    print(f"Fetch {size_text(size_bytes)}? [Y/n] ", end="", file=sys.stderr, flush=True)
+    question = (
+        f"Fetch {size_text(size_bytes)}? [Y/n] " if fits else f"Fetch {size_text(size_bytes)} all the same? [y/N] "
+    )
+    print(question, end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
-    if not answer or answer.strip().lower() not in ("", "y", "yes"):
+    wanted = ("", "y", "yes") if fits and answer else ("y", "yes")
+    if answer.strip().lower() not in wanted:
         raise Stopped("Nothing was fetched", "Run it again with -y to fetch without being asked.")
 
 
 # ---- what it says beforehand ----------------------------------------------------------------------
 
 
-def _header(plan: DownloadPlan, beginnings: dict[str, bytes]) -> Header | None:
-    """Return the header of the model, read by ranges; a model whose header cannot be read is said to be one later."""
-    from localknobs.hub.remote import remote_header
+def _headers(plan: DownloadPlan, beginnings: dict[str, bytes]) -> tuple[Header, ...]:
+    """Return the headers of the model, read by ranges; those that cannot be read are a note, and no reason to stop.
+
+    Raises:
+        NotFound, HubFailure: the hub will not give the file either.
+    """
+    from localknobs.hub.remote import remote_headers
+    from localknobs.hub.source import Unreachable
 
     if plan.files[0].kind != "model":
-        return None
+        return ()
     try:
-        return remote_header(plan.files[0], beginnings)
-    except LocalknobsError as error:
+        return remote_headers(plan.files[0], beginnings)
+    except (BadFile, Unsupported, Unreachable) as error:
         note(f"Its header could not be read beforehand: {error.message}")
+        return ()
+
+
+def _advice(headers: tuple[Header, ...], plan: DownloadPlan) -> Advice | None:
+    """Return whether it fits this machine, as `localknobs fit` says it; None where that cannot be said."""
+    from localknobs.cli.fit import USUAL_CONTEXT
+    from localknobs.engine import LoadSettings
+    from localknobs.fit.advice import Adviser, Candidate, advise
+    from localknobs.fit.machine import this_machine
+    from localknobs.fit.pricer import Pricer
+    from localknobs.gguf_info.checks import check_can_load
+
+    wished = min(USUAL_CONTEXT, headers[0].context_trained or USUAL_CONTEXT)
+    try:
+        check_can_load(headers[0])
+        machine = this_machine()
+        with Pricer(headers, machine) as pricer:
+            candidate = Candidate(plan.files[0].quant or headers[0].quant, plan.files[0].size_bytes, pricer=pricer)
+            adviser = Adviser(pricer, LoadSettings(model=headers[0].path, n_ctx=wished))
+            return advise(adviser.rows([candidate]), machine, wished)
+    except LocalknobsError as error:
+        note(f"Whether it fits cannot be said: {error.message}")
         return None
 
 
-def _facts(repository: Repository, plan: DownloadPlan, header: Header | None) -> list[tuple[str, object]]:
+def _facts(
+    repository: Repository, plan: DownloadPlan, headers: tuple[Header, ...], advice: Advice | None
+) -> list[tuple[str, object]]:
     from localknobs.hardware import free_disk_bytes
 
     names = [part.path for part in plan.parts]
@@ -122,10 +157,13 @@ def _facts(repository: Repository, plan: DownloadPlan, header: Header | None) ->
         pairs.append(("free there", f"{size_text(free)} at {plan.folder}"))
     if repository.licence:
         pairs.append(("licence", repository.licence))
-    if header:
-        pairs.append(("model", f"{header.architecture}, {count_text(header.parameters)} parameters"))
-        if header.context_trained:
-            pairs.append(("context", f"{header.context_trained:,} tokens"))
+    if headers:
+        parameters = sum(header.parameters for header in headers)
+        pairs.append(("model", f"{headers[0].architecture}, {count_text(parameters)} parameters"))
+        if headers[0].context_trained:
+            pairs.append(("context", f"{headers[0].context_trained:,} tokens"))
+    if advice:
+        pairs.append(("fits", advice.reason))
     projectors = [file for file in repository.files if file.kind == "projector"]
     if projectors and not any(file.kind == "projector" for file in plan.files):
         pairs.append(("images", f"with --mmproj, {size_text(min(file.size_bytes for file in projectors))} more"))
@@ -144,21 +182,34 @@ def _summary(plan: DownloadPlan) -> dict[str, Any]:
     }
 
 
-def _show_dry_run(repository: Repository, plan: DownloadPlan, header: Header | None, as_json: bool) -> None:
-    everything = [
-        {"path": file.path, "kind": file.kind, "quant": file.quant, "size_bytes": file.size_bytes,
-         "files": len(file.parts)}
-        for file in repository.files
-    ]  # fmt: skip
+def _fit_document(advice: Advice | None) -> dict[str, Any] | None:
+    if advice is None:
+        return None
+    row = advice.row
+    return {
+        "verdict": row.verdict if row else "weights",
+        "largest_context": row.context if row else 0,
+        "reason": advice.reason,
+        "flags": advice.flags,
+    }
+
+
+def _show_dry_run(repository: Repository, plan: DownloadPlan, headers: tuple[Header, ...], as_json: bool) -> None:
+    advice = _advice(headers, plan) if headers else None
     if as_json:
-        model = header and {
-            "architecture": header.architecture,
-            "parameters": header.parameters,
-            "context_tokens": header.context_trained,
-        }
-        print_json({**_summary(plan), "model": model, "there_is": everything})
+        everything = [
+            {"path": file.path, "kind": file.kind, "quant": file.quant, "size_bytes": file.size_bytes,
+             "files": len(file.parts)}
+            for file in repository.files
+        ]  # fmt: skip
+        model = {
+            "architecture": headers[0].architecture,
+            "parameters": sum(header.parameters for header in headers),
+            "context_tokens": headers[0].context_trained,
+        } if headers else None  # fmt: skip
+        print_json({**_summary(plan), "model": model, "fit": _fit_document(advice), "there_is": everything})
         return
-    print(facts([("would fetch", plan.parts[0].path), *_facts(repository, plan, header)[2:]]))
+    print(facts([("would fetch", plan.parts[0].path), *_facts(repository, plan, headers, advice)[2:]]))
     print()
     rows = [
         ("*" if file in plan.files else "", file.quant or "-", size_text(file.size_bytes), file.kind, file.path)

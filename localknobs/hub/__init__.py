@@ -4,5 +4,5 @@ Names, tokens, metadata and the cache's layout are huggingface_hub's, so that ot
 the bytes are fetched by our own ranged, resumable download. `client.py` is the only place that opens sockets.
 
 For front ends: `search.search`, `repository.files_of` and `open_repository`, `plan.plan_download`, `download.download`
-(a job), `remote.remote_header`.
+(a job), `remote.remote_headers`.
 """

@@ -26,10 +26,10 @@ def refuse_offline(what: str) -> None:
         Offline: offline work is asked for.
     """
     if name := offline_because():
-        asked = "--offline was given" if name == VARIABLES[0] else f"{name} is set"
+        asked = "--offline or LOCALKNOBS_OFFLINE asks for that" if name == VARIABLES[0] else f"{name} is set"
         raise Offline(
             f"{what} needs a connection, and none is opened: {asked}",
-            f"Leave out --offline and unset {name} to allow it; `localknobs ls` lists what is here.",
+            f"Leave out --offline, or unset {name}; `localknobs ls` lists what is here.",
         )
 
 

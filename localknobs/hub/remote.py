@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 from localknobs.errors import HubFailure
 from localknobs.gguf_info import Header, parse_header
@@ -11,7 +10,7 @@ from localknobs.hub.cache import CachedRepository
 from localknobs.hub.offline import refuse_offline
 from localknobs.hub.partial import held_beginning
 from localknobs.hub.quants import RemoteFile
-from localknobs.hub.source import Broken, Changed, Source
+from localknobs.hub.source import Broken, Changed, Source, Unreachable
 
 FIRST_READ, LARGEST_READ = 512 * 1024, 8 * 2**20
 """Bytes of the first request and of the largest: a header with a large vocabulary has 5 to 15 MB."""
@@ -129,11 +128,11 @@ class RemoteStream(io.RawIOBase):
                     data[skip + at - first : skip + min(at + FIRST_READ, last) - first]
                 )
             return
-        raise HubFailure(f"The header of {self._source.name} cannot be fetched: {reason}", "Try again later.")
+        raise Unreachable(f"The header of {self._source.name} cannot be fetched: {reason}", "Try again later.")
 
 
-def remote_header(file: RemoteFile, beginnings: dict[str, bytes] | None = None) -> Header:
-    """Read the header of a model that is not here; of a split one, with the tensors of all shards.
+def remote_headers(file: RemoteFile, beginnings: dict[str, bytes] | None = None) -> tuple[Header, ...]:
+    """Read the headers of a model that is not here: of all its files, the first shard's first.
 
     Args:
         file: A GGUF file of a repository.
@@ -141,7 +140,7 @@ def remote_header(file: RemoteFile, beginnings: dict[str, bytes] | None = None) 
             fetched twice.
 
     Returns:
-        The header, whose path is the file's name in the repository.
+        The headers; the path of each is the file's name in the repository.
 
     Raises:
         Offline: offline work is asked for.
@@ -157,4 +156,4 @@ def remote_header(file: RemoteFile, beginnings: dict[str, bytes] | None = None) 
         finally:
             if beginnings is not None:
                 beginnings[part.path] = stream.beginning()
-    return replace(headers[0], tensors=tuple(tensor for header in headers for tensor in header.tensors))
+    return tuple(headers)

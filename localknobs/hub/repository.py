@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from localknobs.errors import HubFailure
@@ -47,7 +48,8 @@ def open_repository(spec: Spec) -> Repository:
         info = api().model_info(spec.repo, revision=spec.revision, files_metadata=True, timeout=30)
     except Exception as error:  # the library's own, those of its connection
         raise failure(error, spec.repo) from None
-    if not info.sha or info.siblings is None:
+    commit = info.sha or ""
+    if not re.fullmatch("[0-9a-f]{40}", commit) or info.siblings is None:
         raise HubFailure(f"The hub says nothing of the files of {spec.repo}", "Check HF_ENDPOINT.")
     parts = tuple(
         Part(
@@ -61,8 +63,8 @@ def open_repository(spec: Spec) -> Repository:
     return Repository(
         name=info.id,
         revision=spec.revision,
-        commit=info.sha,
-        files=grouped(info.id, info.sha, parts),
+        commit=commit,
+        files=grouped(info.id, commit, parts),
         parts=parts,
         gated=bool(info.gated),
         licence=licence_of(info.tags or []),
@@ -70,8 +72,9 @@ def open_repository(spec: Spec) -> Repository:
 
 
 def _is_safe(path: str) -> bool:
-    """Return whether a path stays inside the folder it is written to."""
-    return not path.startswith(("/", "\\")) and not {"..", "", "."} & set(path.replace("\\", "/").split("/"))
+    """Return whether a path stays inside the folder it is written to, and can be shown."""
+    parts = path.replace("\\", "/").split("/")
+    return path.isprintable() and not {"..", "", "."} & {*parts}  # an empty one begins an absolute path
 
 
 def files_of(spec: Spec) -> list[RemoteFile]:

@@ -70,7 +70,7 @@ def search(text: str, *, sort: Sort = "downloads", limit: int = 20, format_: str
         Offline: offline work is asked for.
         HubFailure: the hub cannot be reached.
     """
-    refuse_offline("Searching")
+    refuse_offline("search")
     found: dict[str, Found] = {}
     try:
         for name in [format_] if format_ else ["gguf", "safetensors"]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
 from localknobs.errors import HubFailure
-from localknobs.hub.client import client, headers_for, origin_of, reason_of, refusal
+from localknobs.hub.client import CONNECT_S, client, headers_for, origin_of, read_timeout_s, reason_of, refusal
 from localknobs.hub.spec import endpoint
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class Broken(Exception):
         super().__init__(reason)
         self.reason = reason
         self.wait_s = wait_s
+
+
+class Unreachable(HubFailure):
+    """A file could not be read just now, though the hub would give it."""
 
 
 class Changed(Exception):
@@ -130,13 +134,16 @@ class Source:
 
     def _response(self, first: int, end: int) -> httpx2.Response:
         """Follow redirects from the hub, or begin at the address it gave last time."""
+        import httpx2
+
         url = self._signed or self._home
         for _ in range(MOST_REDIRECTS):
             headers = {**headers_for(url), "Range": f"bytes={first}-{end - 1}"}
             known = self.etags.get(_host(url), "")
             if known.startswith('"') and self.trusts_etags:
                 headers["If-Range"] = known
-            request = client().build_request("GET", url, headers=headers)
+            timeout = httpx2.Timeout(read_timeout_s(), connect=CONNECT_S)
+            request = client().build_request("GET", url, headers=headers, timeout=timeout)
             response = client().send(request, stream=True, follow_redirects=False)
             if not response.is_redirect:
                 try:

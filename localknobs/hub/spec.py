@@ -75,7 +75,10 @@ def parse_spec(text: str, revision: str | None = None) -> Spec:
     if inside and not ending:
         last, ending = _split_ending(inside[-1])
         inside = [*inside[:-1], last]
-    if not (_NAME.fullmatch(organisation) and _NAME.fullmatch(name)) or any(part in (".", "..") for part in inside):
+    if not (_NAME.fullmatch(organisation) and _NAME.fullmatch(name)) or {".", ".."} & {
+        *inside,
+        *found_revision.split("/"),
+    }:
         raise BadValue(f"{shown} names no repository on the hub", _HINT)
     quant, path = "", "/".join(inside)
     if ending.lower().endswith(".gguf") and not path:

@@ -16,8 +16,9 @@ from localknobs.hub.cache import CachedRepository
 from localknobs.hub.download import download
 from localknobs.hub.partial import Partial, chunk_size, claimed_bytes
 from localknobs.hub.plan import DownloadPlan, plan_download
+from localknobs.hub.remote import remote_headers
 from localknobs.hub.repository import open_repository
-from localknobs.hub.source import retry_after
+from localknobs.hub.source import Unreachable, retry_after
 from localknobs.hub.spec import parse_spec
 from localknobs.jobs import Advanced, JobEvent, Noted, Started, Wrote, drain
 
@@ -436,3 +437,72 @@ def test_the_cache_is_where_the_variables_say(monkeypatch, tmp_path):
     assert CachedRepository("a/b").root == Path("/old")
     monkeypatch.setenv("HF_HUB_CACHE", "/new")
     assert CachedRepository("a/b").root == Path("/new")
+
+
+def test_a_connection_that_falls_silent_is_made_again(big, hub, cache, monkeypatch):
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "0.2")
+    hub.store.stall = threading.Event()
+    job = download(plan_of("maker/big"))
+    for _ in job:
+        if len(hub.of("store")) > transfer.CONNECTIONS:  # each has been asked once, and one again
+            hub.store.stall.set()
+            break
+    assert drain(job).read_bytes() == big
+
+
+def test_names_that_would_leave_the_cache_are_passed_over(hub, cache):
+    hub.repos["maker/evil"] = Repo({"../../out.gguf": b"x", "/abs.gguf": b"x", "a\x1b[2J.gguf": b"x", "ok.gguf": b"x"})
+    assert [file.path for file in open_repository(parse_spec("maker/evil")).files] == ["ok.gguf"]
+    hub.repos["maker/evil"].commit = "../../../../out"
+    with pytest.raises(HubFailure, match="says nothing of the files"):
+        open_repository(parse_spec("maker/evil"))
+    hub.repos["maker/evil"].commit = COMMIT
+    hub.repos["maker/evil"].claimed_hashes["ok.gguf"] = "../../out"
+    with pytest.raises(HubFailure, match="names no hash"):
+        drain(download(plan_of("maker/evil")))
+
+
+# ---- headers of files that are not here -----------------------------------------------------------
+
+
+def test_a_header_is_read_by_a_few_ranges(hub, cache, noise):
+    from gguf_files import ARRAY, TEXT, U32, gguf_bytes, gguf_key
+
+    words = [f"token number {number}" for number in range(150_000)]
+    keys = [
+        gguf_key("general.architecture", TEXT, "llama"),
+        gguf_key("tokenizer.ggml.tokens", ARRAY, words, TEXT),
+        gguf_key("llama.context_length", U32, 4096),
+    ]
+    data = gguf_bytes(keys, {"token_embd.weight": ((32, 4), 0, 0)}, data=b"\0" * 512)
+    hub.repos["maker/wordy"] = Repo({"wordy.gguf": data + noise})
+    for ignores in (False, True):
+        hub.asked.clear()
+        hub.store = Behaviour(ignores_ranges=ignores)
+        beginnings: dict[str, bytes] = {}
+        plan = plan_of("maker/wordy")
+        (header,) = remote_headers(plan.files[0], beginnings)
+        assert header.architecture == "llama" and header.context_trained == 4096
+        assert len(hub.of("store")) <= 6, "few requests"
+        begun = beginnings["wordy.gguf"]
+        assert (data + noise).startswith(begun) and len(begun) >= len(data) - 1000
+    before = hub.sent_bytes
+    hub.store = Behaviour()
+    assert drain(download(plan, beginnings)).read_bytes() == data + noise
+    assert hub.sent_bytes - before < len(noise) + 3 * 2**20, "what the header took is not fetched again"
+
+
+def test_the_headers_of_shards_come_together(hub, cache):
+    plan = plan_of("maker/small-GGUF:UD-IQ1_S")
+    assert [header.path.name for header in remote_headers(plan.files[0])] == [
+        f"small-UD-IQ1_S-0000{number}-of-00002.gguf" for number in (1, 2)
+    ]
+
+
+def test_a_header_that_cannot_be_had(hub, cache):
+    plan = plan_of("maker/small-GGUF")
+    hub.store.refuse = [(500, {})] * 3
+    with pytest.raises(Unreachable, match="it answers 500"):
+        remote_headers(plan.files[0])
+    hub.store.refuse = [(500, {})] * 2
+    assert remote_headers(plan.files[0])[0].architecture == "llama"
