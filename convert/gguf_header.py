@@ -16,6 +16,8 @@ from localknobs.gguf_info import Header
 _FIRST_KEY = 24  # after magic, version, and the counts of tensors and keys
 _U32, _F32, _BOOL, _TEXT, _ARRAY = 4, 6, 7, 8, 9
 DEFAULT_ALIGNMENT = 32
+PADDING_KEY = "localknobs.padding"
+"""Holds blanks, so that the data of a file whose keys were changed begins where blocks can be shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ def number_key(name: str, value: int) -> RawKey:
     return RawKey(name, _text(name) + struct.pack("<II", _U32, value))
 
 
+def float_key(name: str, value: float) -> RawKey:
+    """Return a key whose value is a 32-bit float."""
+    return RawKey(name, _text(name) + struct.pack("<If", _F32, value))
+
+
 def texts_key(name: str, values: Sequence[str]) -> RawKey:
     """Return a key whose value is a list of texts."""
     texts = [value.encode("utf-8", "surrogateescape") for value in values]
@@ -87,6 +94,39 @@ def replaced(keys: Iterable[RawKey], new: Iterable[RawKey], without: Iterable[st
     added = {key.name: key for key in new}
     gone = {*without, *added}
     return [*(key for key in keys if key.name not in gone), *added.values()]
+
+
+def header_with_keys(header: Header, keys: Sequence[RawKey], step: int) -> bytes:
+    """Return the whole header of a file with other keys, tensors where they were; the data may follow as it is.
+
+    A key of padding makes the data begin as far into a block of `step` bytes as in the file itself, so that a
+    file system which shares blocks between files can share these.
+
+    Args:
+        header: Of the file.
+        keys: What `replaced` made of its keys; `PADDING_KEY` must not be among them.
+        step: A block of the file system, a power of two.
+    """
+    begin = header.key_ends[-1] if header.key_ends else _FIRST_KEY
+    with header.path.open("rb") as file:
+        file.seek(begin)
+        infos = _tensor_infos(file.read(header.data_start - begin), len(header.tensors))
+    known = b"".join(key.data for key in keys)
+    alignment = header.metadata.get("general.alignment")
+    step = max(step, alignment if isinstance(alignment, int) else DEFAULT_ALIGNMENT)
+    least = _FIRST_KEY + len(known) + len(text_key(PADDING_KEY, "").data) + len(infos)
+    padding = (header.data_start - least) % step
+    counts = struct.pack("<IQQ", header.version, len(header.tensors), len(keys) + 1)
+    return b"GGUF" + counts + known + text_key(PADDING_KEY, " " * padding).data + infos
+
+
+def _tensor_infos(data: bytes, count: int) -> bytes:
+    """Return the bytes that describe the tensors, without the padding behind them."""
+    at = 0
+    for _ in range(count):
+        at += 8 + struct.unpack_from("<Q", data, at)[0]
+        at += 4 + 8 * struct.unpack_from("<I", data, at)[0] + 4 + 8
+    return data[:at]
 
 
 def header_bytes(keys: Sequence[RawKey], tensors: Sequence[StoredTensor], alignment: int = DEFAULT_ALIGNMENT) -> bytes:

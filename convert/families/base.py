@@ -8,7 +8,9 @@ converter, so that its files and these can be compared byte by byte.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
 
 from localknobs.convert import ggml
 from localknobs.convert.checkpoint import WeightSource
@@ -40,12 +42,14 @@ NAMES: dict[str, str] = {
 }
 """Modules of a checkpoint, those of a layer without their prefix, to their names in a GGUF file."""
 
+HEAD = "lm_head.weight"
 _ALWAYS_FLOAT = ("ffn_gate_inp", "ffn_gate_inp_shexp")
 """Modules whose weights stay F32 whatever is asked for: they choose experts."""
 _NOT_WEIGHTS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
 OwnFlags = tuple[dict[str, bool], dict[str, bool]]
 """Flags of a vocabulary that are set before it, and after it."""
+Head = Literal["needed", "optional", "embedding"]
 ByName = TypeVar("ByName", bound="type[Family]")
 FAMILIES: dict[str, type[Family]] = {}
 """Names of architectures in `config.json` to families."""
@@ -75,6 +79,8 @@ class Family:
         defaults: What transformers takes where `config.json` is silent.
         theta: Base frequency of the rotary positions, likewise.
         rope_kinds: Scalings of the rotary positions that llama.cpp computes for this family.
+        head: Whether llama.cpp looks for a head of its own (`output.weight`): must there be one, may it be the
+            embedding, or is it always that.
         vocabulary_kind: Where the vocabulary is.
         pre_tokenizers: Names it goes by, where several stand for the same rules.
     """
@@ -85,6 +91,7 @@ class Family:
     theta: ClassVar[float | None] = 10000.0
     local_theta: ClassVar[float | None] = None
     rope_kinds: ClassVar[tuple[str, ...]] = ("default", "linear", "dynamic", "yarn")
+    head: ClassVar[Head] = "optional"
     vocabulary_kind: ClassVar[Kind] = "any"
     pre_tokenizers: ClassVar[tuple[str, ...]] = ()
 
@@ -179,7 +186,7 @@ class Family:
 
     def is_left_out(self, name: str) -> bool:
         """Return whether a source tensor has no place in the file."""
-        return False
+        return self.head == "embedding" and name == HEAD
 
     def plain_name(self, name: str) -> str:
         """Return the name of a source tensor without what a multimodal model puts around it."""
@@ -272,11 +279,13 @@ class Family:
 
         Raises:
             BadFile: names the first tensor that is missing or has another shape.
+            Unsupported: llama.cpp cannot hold the head that there is.
         """
         names = {tensor.name: tensor for tensor in planned}
         for name in ("token_embd.weight", "output_norm.weight"):
             if name not in names and not (name == "output_norm.weight" and "output_norm.bias" in names):
                 raise BadFile(f"{self.source.folder} has no tensor for {name}", "The checkpoint is not complete.")
+        self._check_head("output.weight" in names, names["token_embd.weight"].source_names[0])
         rows = names["token_embd.weight"].shape[0]
         if rows != self.vocabulary_size:
             where = self.source.info(names["token_embd.weight"].parts[0].name)
@@ -298,6 +307,33 @@ class Family:
                     f"{self.source.folder} has no tensor for blk.{number}.{missing}",
                     "A file of the checkpoint is missing, or config.json tells of more layers than there are.",
                 )
+
+    def _check_head(self, is_there: bool, embedding: str) -> None:
+        if self.head == "needed" and not is_there:
+            raise BadFile(
+                f"{self.source.folder} has no tensor for output.weight, which {self.architecture} models need",
+                "The checkpoint is not complete, or uses its embedding as the head, which llama.cpp would not load.",
+            )
+        if self.head != "embedding" or self.config.get("tie_word_embeddings", True):
+            return
+        if HEAD in self.source.names() and not _are_same(self.source, HEAD, embedding):
+            raise Unsupported(
+                f"{HEAD} of {self.source.info(HEAD).file} is another than the embedding, "
+                f"and llama.cpp's {self.architecture} models have no place for it",
+                "The file would answer with the embedding as its head, which was not trained for that.",
+            )
+
+
+def _are_same(source: WeightSource, one: str, other: str) -> bool:
+    """Return whether two tensors have the same bytes; of those that differ, not much is read."""
+    if source.info(one).dtype != source.info(other).dtype or source.info(one).shape != source.info(other).shape:
+        return False
+    bytes_of = [np.frombuffer(source.raw(name), np.uint8) for name in (one, other)]
+    step = 1 << 20
+    return all(
+        np.array_equal(bytes_of[0][at : at + step], bytes_of[1][at : at + step])
+        for at in range(0, bytes_of[0].size, step)
+    )
 
 
 def by_halves(heads: int) -> Callable[[Array], Array]:

@@ -19,6 +19,7 @@ class Cohere(Family):
         "max_position_embeddings": 8192, "layer_norm_eps": 1e-5, "logit_scale": 0.0625,
     }  # fmt: skip
     theta = 500000.0
+    head = "embedding"
     rope_kinds: ClassVar[tuple[str, ...]] = ("default", "dynamic")
     vocabulary_kind = "bpe"
     pre_tokenizers: ClassVar[tuple[str, ...]] = ("command-r",)

@@ -27,11 +27,8 @@ class Gemma2(Family):
         "max_position_embeddings": 8192, "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "head_dim": 256,
         "sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
     }  # fmt: skip
+    head = "embedding"
     rope_kinds: ClassVar[tuple[str, ...]] = ("default", "dynamic")
-
-    def is_left_out(self, name: str) -> bool:
-        """Leave out the head: it is the embedding, and llama.cpp looks for none."""
-        return name == "lm_head.weight"
 
     def shift_of(self, name: str) -> float:
         """Return the 1 that its norms are stored without."""

@@ -24,6 +24,7 @@ class GptOss(Family):
     """gpt-oss 20B and 120B, and what was trained from them in BF16."""
 
     architecture = "gpt-oss"
+    head = "needed"
     names: ClassVar[Mapping[str, str]] = {
         **NAMES,
         "post_attention_layernorm": "post_attention_norm",

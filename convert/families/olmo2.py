@@ -20,6 +20,7 @@ class Olmo2(Family):
         "post_feedforward_layernorm": "post_ffw_norm",
     }
     defaults: ClassVar[Mapping[str, Any]] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5}
+    head = "needed"
     vocabulary_kind = "bpe"
 
     def __init__(self, source: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from localknobs.convert.families.base import NAMES, lower_half, register, upper_half
+from localknobs.convert.families.base import NAMES, Head, lower_half, register, upper_half
 from localknobs.convert.families.experts import WithExperts
 from localknobs.convert.metadata import Sheet
 from localknobs.convert.tensors import Part, PlannedTensor
@@ -16,6 +16,7 @@ class Qwen2Moe(WithExperts):
     """Qwen1.5-MoE and Qwen2-57B-A14B."""
 
     architecture = "qwen2moe"
+    head: ClassVar[Head] = "needed"
     vocabulary_kind = "bpe"
     names: ClassVar[Mapping[str, str]] = {
         **NAMES,

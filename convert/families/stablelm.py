@@ -18,6 +18,7 @@ class StableLm(Family):
     """StableLM 3B, 2 1.6B and 2 12B."""
 
     architecture = "stablelm"
+    head = "needed"
     names: ClassVar[Mapping[str, str]] = NAMES
     defaults: ClassVar[Mapping[str, Any]] = {
         "max_position_embeddings": 4096, "num_key_value_heads": 32, "layer_norm_eps": 1e-5,

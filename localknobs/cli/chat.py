@@ -43,6 +43,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--stats", action="store_true", help="print counts and speed after each answer, on standard error"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text (with -p or a pipe)")
+    parser.add_argument(
+        "--target-ctx", metavar="N", type=int,
+        help="make the model see so many tokens: chooses -c and the RoPE scaling, as `localknobs context` shows",
+    )  # fmt: skip
     add_knob_flags(parser, "sampling")
     add_knob_flags(parser, "loading")
 
@@ -52,7 +56,7 @@ def run(options: Namespace) -> int:
     prompt = _prompt(options)
     if options.preset and options.preset != "model":
         preset(options.preset)  # a slip is told before the model is loaded
-    settings = LoadSettings(model=_model(options.model), **_loading(options))  # type: ignore[arg-type]
+    settings = _settings(options)
     with load(settings, lambda done: show_progress(f"loading {done:4.0%}")) as engine:
         clear_progress()
         for text in engine.info.notes:
@@ -65,6 +69,16 @@ def run(options: Namespace) -> int:
 
             return Repl(engine, options.model, options.system, sampler, show_stats=options.stats).run()
         return _answer_once(engine, prompt, options, sampler)
+
+
+def _settings(options: Namespace) -> LoadSettings:
+    """Return how the model is loaded: the flags, and for --target-ctx what reaches that length."""
+    settings = LoadSettings(model=_model(options.model), **_loading(options))  # type: ignore[arg-type]
+    if options.target_ctx is None:
+        return settings
+    from localknobs.engine.target_length import proposed_settings
+
+    return proposed_settings(settings, options.target_ctx)
 
 
 def _loading(options: Namespace) -> dict[str, Value]:

@@ -19,6 +19,7 @@ VERBS = {
     "import": "bring models from anywhere into the list: where they lie, by links, or copied",
     "rm": "remove a model of yours",
     "prune": "remove what killed jobs and given-up downloads left behind",
+    "context": "show how far a model sees, and make it see further",
     "convert": "make a GGUF file of a Hugging Face model, with adapters if wanted",
     "merge": "put adapters into their base model, which becomes a model of its own",
     "quantize": "make a smaller file of a model, or several in one pass",

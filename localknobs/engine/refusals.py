@@ -31,7 +31,7 @@ def check_settings(header: Header, settings: LoadSettings) -> None:
     gpu_shares(settings)
     tensor_places(settings)
     _check_cache(header, settings)
-    _check_rope(settings)
+    _check_rope(header, settings)
     if settings.split_mode == "tensor" and settings.flash_attn == "off":
         raise _together("split_mode", "tensor", "flash_attn", "off", "llama.cpp computes split tensors with it only")
 
@@ -97,7 +97,13 @@ def _check_cache(header: Header, settings: LoadSettings) -> None:
         )
 
 
-def _check_rope(settings: LoadSettings) -> None:
+def _check_rope(header: Header, settings: LoadSettings) -> None:
+    declared = header.text(f"{header.architecture}.rope.scaling.type")
+    if declared == "longrope" and (settings.rope_scale or settings.rope_freq_scale or settings.rope_scaling != "model"):
+        raise Unsupported(
+            "This model scales by LongRoPE, whose factors llama.cpp goes on applying: a second scaling would compound",
+            f"Leave RoPE as it is; the file reaches {header.context_trained:,} tokens by itself.",
+        )
     if settings.rope_scale and settings.rope_freq_scale:
         raise BadValue(
             f"rope_scale (--rope-scale) is {settings.rope_scale:g} and rope_freq_scale (--rope-freq-scale) is "

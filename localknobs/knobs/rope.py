@@ -18,7 +18,7 @@ ROPE: tuple[Knob, ...] = (
     ),
     Knob(
         name="rope_scale", lever="context", group="RoPE", kind="float", default=0.0, low=0.125, high=1024, live_low=1, live_high=32,
-        step=0.5, scale="log", unit="x", special=_MODELS_OWN, label="RoPE factor", flags=("--rope-scale",), applies="reload",
+        step=0.5, scale="log", unit="x", special=_MODELS_OWN, label="RoPE factor", flags=("--rope-scale", "--factor"), applies="reload",
         help="How many times the trained length the model is to see.",
         cost="The larger, the more is lost within the trained length. Without training, 2 to 4 is what most models bear.",
         fails="Too large: the answers fall apart everywhere.",

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from localknobs.errors import UnknownName
+from localknobs.knobs.cache import CACHE
 from localknobs.knobs.loading import LOADING
 from localknobs.knobs.record import Knob, Value
+from localknobs.knobs.rope import ROPE
 from localknobs.knobs.sampling import SAMPLING
 
 KNOBS: dict[str, Knob] = {row.name: row for row in (*SAMPLING, *LOADING)}
 """Every knob by name, in the order a person should meet them."""
+
+_CONTEXT = tuple(row for row in LOADING if row.name == "n_ctx" or row in ROPE or row in CACHE)
 
 
 def knob(name: str) -> Knob:
@@ -33,8 +37,8 @@ def knob(name: str) -> Knob:
 
 
 def knobs_of(group_of: str) -> tuple[Knob, ...]:
-    """Return the rows of one table: `sampling` or `loading`."""
-    return {"sampling": SAMPLING, "loading": LOADING}[group_of]
+    """Return the rows of one table: `sampling`, `loading`, or those of `loading` that shape the `context`."""
+    return {"sampling": SAMPLING, "loading": LOADING, "context": _CONTEXT}[group_of]
 
 
 def defaults(group_of: str = "sampling") -> dict[str, Value]:

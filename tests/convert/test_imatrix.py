@@ -12,6 +12,7 @@ import pytest
 from random_model import BEGIN, byte_tokens, write_random_model
 
 from localknobs.convert.imatrix import ImatrixConfig, compute_imatrix, plan_imatrix, shipped_text
+from localknobs.convert.imatrix_collect import added, added_by_expert
 from localknobs.convert.imatrix_file import Entry, Imatrix, merged, read_imatrix, write_imatrix
 from localknobs.errors import BadFile, BadValue, EngineDied, NotFound
 from localknobs.gguf_info import read_header
@@ -107,6 +108,34 @@ def test_the_numbers_are_those_of_a_plain_recomputation(model, text, tmp_path):
     assert events[-1] == Wrote(output) and not list(tmp_path.glob(".*"))
 
 
+def test_sums_are_those_of_32_bits_row_after_row_as_llama_imatrix_adds_them():
+    squares = np.random.default_rng(0).exponential(1.0, (20_000, 3)).astype(np.float32)
+    by_hand = np.zeros(3, np.float32)
+    for row in squares:
+        by_hand += row
+    exact = squares.sum(axis=0, dtype=np.float64)
+    assert (np.abs(by_hand / exact - 1) > 3e-6).any()  # so that the order and the bits matter
+    halves = added(added(np.zeros(3), squares[:7_000]), squares[7_000:])
+    assert halves.tolist() == by_hand.tolist()
+    assert added(np.zeros(1), squares[:, :1]).tolist() == by_hand[:1].tolist()
+
+
+def test_an_expert_adds_all_first_choices_before_all_second_ones():
+    random = np.random.default_rng(1)
+    chosen = random.integers(0, 3, (5_000, 2)).astype(np.int32)  # of 4 experts: nobody chooses the last
+    for kinds in (1, 2):  # one input for all choices, or one each
+        squares = random.exponential(1.0, (5_000, kinds, 4)).astype(np.float32)
+        sums, counts = np.zeros((4, 4), np.float32), [0] * 4
+        for place in range(2):
+            for token in range(5_000):
+                sums[chosen[token, place]] += squares[token, place % kinds]
+                counts[chosen[token, place]] += 1
+        once = added_by_expert(None, squares, chosen, 4)
+        assert once.sums.tolist() == sums.tolist() and once.counts.tolist() == counts
+        twice = added_by_expert(once, squares, chosen, 4)
+        assert twice.counts.tolist() == [2 * count for count in counts] and once.counts.tolist() == counts
+
+
 def test_the_output_matrix_is_left_out_unless_asked_for(model, text, tmp_path):
     drain(compute(model, tmp_path / "imatrix.gguf", text, chunks=1))
     names = set(read_imatrix(tmp_path / "imatrix.gguf").entries)
@@ -171,7 +200,7 @@ def test_a_stopped_run_is_taken_up_where_it_stood(model, text, tmp_path):
     assert other.chunk_count == 5 and not other.extra and not list(tmp_path.glob(".*"))
     for name, entry in one.entries.items():
         assert entry.counts.tolist() == other.entries[name].counts.tolist()
-        np.testing.assert_allclose(entry.sums, other.entries[name].sums, rtol=1e-6)
+        assert entry.sums.tolist() == other.entries[name].sums.tolist()
 
 
 def test_another_text_or_a_wish_begins_anew(model, text, tmp_path):

@@ -316,3 +316,27 @@ def test_an_outtype_that_is_none(folder):
 
     with pytest.raises(BadValue, match="bf16"):
         plan_conversion(open_checkpoint(folder), "q4_k_m")
+
+
+# ---- the head ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", ["gemma2", "cohere"])
+def test_a_head_that_llama_cpp_has_no_place_for_is_refused_unless_it_is_the_embedding(case, checkpoint, tmp_path):
+    folder = copy_of(checkpoint(case), tmp_path / "model", tie_word_embeddings=False)
+    change_tensors(folder, lambda all_: {**all_, "lm_head.weight": all_["model.embed_tokens.weight"].copy()})
+    same = convert_to(tmp_path / "same.gguf", folder)
+    assert "output.weight" not in {tensor.name for tensor in read_header(same).tensors}
+    change_tensors(folder, lambda all_: {**all_, "lm_head.weight": all_["lm_head.weight"] + 0.25})
+    with pytest.raises(Unsupported, match=r"lm_head\.weight of .* is another than the embedding"):
+        convert_to(tmp_path / "other.gguf", folder)
+    change_json(folder / "config.json", tie_word_embeddings=True)  # transformers then takes the embedding, as before
+    assert convert_to(tmp_path / "tied.gguf", folder).read_bytes() == same.read_bytes()
+
+
+@pytest.mark.parametrize("case", ["olmo2", "stablelm", "qwen2_moe"])
+def test_a_missing_head_that_llama_cpp_needs_is_refused(case, checkpoint, tmp_path):
+    folder = copy_of(checkpoint(case), tmp_path / "model")
+    change_tensors(folder, lambda all_: {name: tensor for name, tensor in all_.items() if name != "lm_head.weight"})
+    with pytest.raises(BadFile, match=r"has no tensor for output\.weight"):
+        convert_to(tmp_path / "model.gguf", folder)
