@@ -7,7 +7,8 @@ from pathlib import Path
 
 from localknobs.cli.output import note
 from localknobs.cli.progress import run_job
-from localknobs.library import ImportPlan, extra_places, forget_place, import_models, plan_import
+from localknobs.library import extra_places
+from localknobs.library.importing import ImportPlan, forget_place, import_models, plan_import
 from localknobs.terminal_text import printable
 from localknobs.units import size_text
 

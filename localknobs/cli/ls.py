@@ -6,7 +6,16 @@ import sys
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from localknobs.cli.output import note, print_json, table, wrapped
+from localknobs.cli.output import (
+    NARROWEST,
+    cells,
+    note,
+    print_json,
+    shortened_in_the_middle,
+    table,
+    terminal_width,
+    wrapped,
+)
 from localknobs.library import BUILT_IN, SOURCES, ModelEntry, list_models
 from localknobs.paths import models_folder
 from localknobs.terminal_text import printable
@@ -33,7 +42,7 @@ def run(options: Namespace) -> int:
         return 0
     if entries:
         headings = ("NAME", "SIZE", "QUANT", "CTX", "PARAMS", "KIND", "SOURCE")
-        print(table(headings, map(_row, entries), right=(1, 3, 4)))
+        print(table(headings, _fitted(list(map(_row, entries)), headings), right=(1, 3, 4)))
     for entry in entries:
         if entry.trouble:
             print(wrapped(printable(f"{entry.name}: {entry.trouble}"), "  ", "\n"))
@@ -49,13 +58,26 @@ def run(options: Namespace) -> int:
 
 
 def _row(entry: ModelEntry) -> tuple[str, ...]:
-    kind = "" if entry.kind == "model" and entry.architecture else entry.kind
+    if entry.kind == "model":
+        kind = entry.architecture or entry.kind
+    else:
+        kind = entry.kind if entry.kind == "checkpoint" else f"{entry.architecture} {entry.kind}".strip()
     return (
         entry.name,
         size_text(entry.size_bytes),
         entry.quant or "-",
         f"{entry.context:,}" if entry.context else "-",
         count_text(entry.parameters) if entry.parameters else "-",
-        f"{entry.architecture} {kind}".strip() if entry.state == "whole" else entry.state,
-        SOURCES[entry.source].label,
+        kind if entry.state == "whole" else entry.state,
+        entry.source,
     )
+
+
+def _fitted(rows: list[tuple[str, ...]], headings: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Shorten long names in their middle where the terminal is narrow: both the maker and the quantization tell."""
+    width = terminal_width()
+    if not width:
+        return rows
+    columns = list(zip(headings, *rows, strict=True))[1:]
+    room = max(NARROWEST, width - sum(2 + max(map(cells, column)) for column in columns))
+    return [(shortened_in_the_middle(name, room), *rest) for name, *rest in rows]

@@ -53,6 +53,19 @@ def shortened(text: str, width: int) -> str:
     return text + "…"
 
 
+def shortened_in_the_middle(text: str, width: int) -> str:
+    """Return a text cut to a width, its beginning and its end kept."""
+    if cells(text) <= width:
+        return text
+    head, tail = text[: len(text) // 2], text[len(text) // 2 :]
+    while head and tail and cells(head) + cells(tail) > width - 1:
+        if cells(head) > cells(tail):
+            head = head[:-1]
+        else:
+            tail = tail[1:]
+    return f"{head}…{tail}"
+
+
 def table(
     headings: Sequence[str],
     rows: Iterable[Sequence[object]],

@@ -7,8 +7,7 @@ from argparse import ArgumentParser, Namespace
 
 from localknobs.cli.output import ask, note, print_json, table
 from localknobs.errors import BadValue, Stopped
-from localknobs.library import plan_pruning, prune
-from localknobs.library.pruning import DOWNLOAD_DAYS
+from localknobs.library.pruning import DOWNLOAD_DAYS, plan_pruning, prune
 from localknobs.units import size_text
 
 

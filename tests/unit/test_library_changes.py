@@ -12,19 +12,10 @@ from library_trees import COMMIT, OLDER, hugging_face, ollama, projector, put, s
 
 from localknobs.errors import BadFile, BadValue, NotEnough, NotFound
 from localknobs.jobs import Advanced, Wrote
-from localknobs.library import (
-    extra_places,
-    find_entry,
-    forget_place,
-    import_models,
-    installed_models,
-    plan_import,
-    plan_pruning,
-    plan_removal,
-    prune,
-    remove,
-)
+from localknobs.library import extra_places, find_entry, installed_models, plan_removal, remove
 from localknobs.library.fetched import remember_fetched
+from localknobs.library.importing import forget_place, import_models, plan_import
+from localknobs.library.pruning import plan_pruning, prune
 from localknobs.paths import data_folder, models_folder
 
 
