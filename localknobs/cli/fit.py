@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from localknobs.fit.planning import Planning
     from localknobs.gguf_info import Header
 
-USUAL_CONTEXT = 8192
-"""Tokens that are asked for when nobody says."""
 _FLOATS = ("BF16", "F16", "F32")
 _COULD_BE = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M")
 """What `localknobs quantize` could make of a float file, without an importance matrix."""
@@ -152,10 +150,10 @@ def _could_be(path: Path) -> list[Candidate]:
 
 def _show(options: Namespace, machine: FitMachine, choices: Choices) -> int:
     from localknobs.engine import LoadSettings
-    from localknobs.fit.advice import Adviser, advise
+    from localknobs.fit.advice import Adviser, advise, usual_context
 
     header = choices.reference.headers[0]
-    wished = options.n_ctx or min(USUAL_CONTEXT, header.context_trained or USUAL_CONTEXT)
+    wished = options.n_ctx or usual_context(header)
     knobs: dict[str, Any] = {**chosen(options, "loading"), "n_ctx": wished}
     settings = LoadSettings(model=choices.path or header.path, **knobs)
     rows = Adviser(choices.reference, settings).rows(choices.candidates)
@@ -220,11 +218,14 @@ def _print_bill(bill: Bill) -> None:
 
 
 def _command(advice: Advice) -> str:
+    """Return what to type next; empty where there is nothing to."""
     assert advice.row
     candidate = advice.row.candidate
-    if not candidate.exists or candidate.path is None:
+    if candidate.fetch:
+        return f"localknobs pull {candidate.fetch}"
+    if not candidate.exists or candidate.path is None or not advice.flags:
         return ""
-    return " ".join(["localknobs chat", str(candidate.path), *advice.flags]) if advice.flags else ""
+    return " ".join(["localknobs chat", str(candidate.path), *advice.flags])
 
 
 def _method(rows: Sequence[Row]) -> str:
@@ -261,6 +262,7 @@ def _document(machine: FitMachine, choices: Choices, rows: list[Row], advice: Ad
 def _row_document(row: Row) -> dict[str, Any]:
     return {
         "quant": row.candidate.name, "path": row.candidate.path, "exists": row.candidate.exists,
+        "fetch": row.candidate.fetch,
         "size_bytes": row.candidate.size_bytes, "bits_per_weight": round(row.bits, 3), "verdict": row.verdict,
         "total_bytes": row.bill.total_bytes, "largest_context": row.context, "largest_context_q8_0": row.context_q8,
         "gpu_layers": row.layers, "layers": row.all_layers, "method": row.bill.method, "refusal": row.bill.refusal,

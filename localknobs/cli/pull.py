@@ -120,14 +120,13 @@ def _headers(plan: DownloadPlan, beginnings: dict[str, bytes]) -> tuple[Header, 
 
 def _advice(headers: tuple[Header, ...], plan: DownloadPlan) -> Advice | None:
     """Return whether it fits this machine, as `localknobs fit` says it; None where that cannot be said."""
-    from localknobs.cli.fit import USUAL_CONTEXT
     from localknobs.engine import LoadSettings
-    from localknobs.fit.advice import Adviser, Candidate, advise
+    from localknobs.fit.advice import Adviser, Candidate, advise, usual_context
     from localknobs.fit.machine import this_machine
     from localknobs.fit.pricer import Pricer
     from localknobs.gguf_info.checks import check_can_load
 
-    wished = min(USUAL_CONTEXT, headers[0].context_trained or USUAL_CONTEXT)
+    wished = usual_context(headers[0])
     try:
         check_can_load(headers[0])
         machine = this_machine()

@@ -12,11 +12,14 @@ from localknobs.fit.bill import Bill, DeviceBill
 from localknobs.fit.machine import FitMachine
 from localknobs.fit.pricer import Pricer
 from localknobs.fit.speed import Reads, Speed, reads_of, speed_of
+from localknobs.gguf_info import Header
 from localknobs.units import size_text
 
 Verdict = Literal["fits", "part", "context", "weights", "refused"]
 """`fits`: whole, with the wished context, on the cards if there are any; `part`: some layers stay in main memory;
 `context`: the weights fit, the wished context does not; `weights`: not even the weights; `refused`: by llama.cpp."""
+USUAL_CONTEXT = 8192
+"""Tokens of context that a model is judged by when nobody says."""
 LEAST_CONTEXT = 512
 """Tokens below which nobody would call it a context."""
 _STEP = 256
@@ -38,6 +41,7 @@ class Candidate:
         path: Where it lies; None when it is not on this machine.
         pricer: Of its own header; without one the bill of the reference is scaled to its size.
         exists: False for a file that could be made of another.
+        fetch: What `localknobs pull` takes to fetch it; empty for a file that is here.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Candidate:
     path: Path | None = None
     pricer: Pricer | None = None
     exists: bool = True
+    fetch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +223,11 @@ class Adviser:
         ratio = candidate.size_bytes / max(1, self._reads.total)
         reads = self._reads
         return Reads(candidate.size_bytes, int(reads.embedding * ratio), int(reads.active * ratio))
+
+
+def usual_context(header: Header) -> int:
+    """Return the context to judge a model by: the usual one, or what it was trained with when that is less."""
+    return min(USUAL_CONTEXT, header.context_trained or USUAL_CONTEXT)
 
 
 def scaled(bill: Bill, ratio: float) -> Bill:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localknobs.errors import LocalknobsError
+from localknobs.errors import BadValue, LocalknobsError, NotFound, Unsupported
 from localknobs.fit.advice import Candidate
 from localknobs.fit.machine import FitMachine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
 from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
+from localknobs.hub.quants import DEFAULT_QUANT
+from localknobs.hub.spec import Spec, parse_spec
 from localknobs.library import find_model, installed_models
 
 MOST_ALIKE = 40
@@ -92,12 +94,68 @@ def _alike(path: Path, headers: Sequence[Header]) -> list[Path]:
     return alike[:MOST_ALIKE]
 
 
+def hub_choices(
+    spec: Spec, machine: FitMachine, planning: Planning, adapters: Sequence[Header] = (), draft: Sequence[Header] = ()
+) -> Choices:
+    """Return the quantizations that a repository on the hub holds; one header is fetched, by ranges.
+
+    Raises:
+        Offline: offline work is asked for.
+        NotFound, HubFailure, BadFile: there is no such repository or file, or it cannot be read.
+    """
+    from localknobs.hub.quants import choose  # the HTTP client loads with it
+    from localknobs.hub.remote import remote_headers
+    from localknobs.hub.repository import open_repository
+
+    repository = open_repository(spec)
+    models = [file for file in repository.files if file.kind == "model"]
+    if not models:
+        raise Unsupported(
+            f"{repository.name} holds no GGUF file, whose header says what it takes",
+            "Find a repository with one: `localknobs search`; or pull the checkpoint and quantize it.",
+        )
+    if spec.quant or spec.path:
+        named = choose(models, repo=repository.name, quant=spec.quant, path=spec.path)
+    else:
+        named = min(models, key=lambda file: (file.quant != DEFAULT_QUANT, file.size_bytes))
+    headers = remote_headers(named)
+    weights = sum(header.tensor_bytes for header in headers)
+    around = named.size_bytes - weights  # the header of each is about as long
+    reference = Pricer(headers, machine, adapters, draft, planning)
+    candidates = [
+        Candidate(
+            file.quant or file.path,
+            weights if file is named else max(1, file.size_bytes - around),
+            pricer=reference if file is named else None,
+            fetch=f"{repository.name}:{file.quant}" if file.quant else f"{repository.name}/{file.path}",
+        )
+        for file in sorted(models, key=lambda file: file is not named)
+    ]
+    return Choices(headers[0].text("general.name") or repository.name, reference, candidates)
+
+
 def choices_of(
     spec: str, machine: FitMachine, planning: Planning, adapters: Sequence[Header] = (), draft: Sequence[Header] = ()
 ) -> Choices:
     """Return the files that a text names: a model here, or else a repository on the hub.
 
     Raises:
-        NotFound, BadFile, Unsupported, HubFailure: there is no such model, or it cannot be read.
+        NotFound, BadFile, Unsupported, HubFailure, Offline: there is no such model, or it cannot be read.
     """
-    return local_choices(spec, machine, planning, adapters, draft)
+    try:
+        return local_choices(spec, machine, planning, adapters, draft)
+    except NotFound:
+        repository = _as_repository(spec)
+        if repository is None:
+            raise
+    return hub_choices(repository, machine, planning, adapters, draft)
+
+
+def _as_repository(spec: str) -> Spec | None:
+    """Return the repository that a text may name; None for what looks like a path, or no such name."""
+    if spec.startswith((".", "/", "~")) or "/" not in spec:
+        return None
+    try:
+        return parse_spec(spec)
+    except BadValue:
+        return None
