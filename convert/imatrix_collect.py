@@ -2,7 +2,9 @@
 
 Only the worker process of `imatrix.py` imports this. What is summed, and for which tensors, is
 llama-imatrix's choice (tools/imatrix/imatrix.cpp), and so is how: in 32 bits, one row after another over the whole
-text. Of 20,000 rows that loses up to 1e-4 of a sum, so that exact sums would be other numbers than its own.
+text. Of 20,000 rows that loses up to 1e-4 of a sum, so that exact sums would be other numbers than its own. With as
+many tokens a batch as a chunk has (its `-b`) the files are the same; by default it computes four chunks at once, and
+of three that are left over it ignores a batch of under 16 tokens.
 """
 
 from __future__ import annotations

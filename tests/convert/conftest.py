@@ -21,3 +21,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny Llama with a tokenizer, to put adapters on."""
+    from tiny_adapters import save_llama, save_tokenizer
+
+    folder = save_llama(tmp_path_factory.mktemp("base") / "llama")
+    save_tokenizer(folder)
+    return folder
