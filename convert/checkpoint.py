@@ -198,6 +198,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         NotFound: the folder, its config or a shard is missing.
         BadFile: a file is damaged, or the index names a tensor that is not there.
     """
+    if path.suffix == ".gguf" and path.is_file():
+        raise BadFile(f"{path} is a GGUF file, not a checkpoint", "`localknobs quantize` makes other types of it.")
     folder, only = (path.parent, path) if path.is_file() else (path, None)
     if not folder.is_dir():
         raise NotFound(f"There is no folder {path}", "Give the folder of a checkpoint, with its config.json.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -63,8 +64,8 @@ def run(options: Namespace) -> int:
     )
     file = run_job(convert(config))
     _show_written(file, options.json)
-    if not options.json:
-        note(f"To make it smaller: localknobs quantize {file} Q4_K_M")
+    if not options.json and options.outtype != "q8_0":  # which would lose quality twice
+        note(f"To make it smaller: localknobs quantize {shlex.quote(str(file))} Q4_K_M")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from time import monotonic
@@ -85,5 +86,6 @@ def run(options: Namespace) -> int:
         return 0
     read = f", in {time_text(monotonic() - began)}, perplexity {perplexity:.4g}" if perplexity else ""
     print(f"{output}  {len(matrix.entries)} tensors, {matrix.chunk_count:,} chunks{read}")
-    note(f"To use it: localknobs quantize {options.model or 'MODEL'} IQ3_M --imatrix {output}")
+    words = ["localknobs", "quantize", options.model or "MODEL", "IQ3_M", "--imatrix", str(output)]
+    note(f"To use it: {shlex.join(words)}")
     return 0

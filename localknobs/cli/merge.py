@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -45,5 +46,5 @@ def run(options: Namespace) -> int:
         print_json({"folder": folder, "files": [file.name for file in files], "size_bytes": size})
         return 0
     print(f"{folder}  {size_text(size)}, {len(config.loras)} adapter{'s' if len(config.loras) > 1 else ''} merged")
-    note(f"To make a GGUF of it: localknobs convert {folder}")
+    note(f"To make a GGUF of it: localknobs convert {shlex.quote(str(folder))}")
     return 0

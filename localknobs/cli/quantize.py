@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def run(options: Namespace) -> int:
     for output, file in zip(written, plan.files, strict=True):
         share = f"{file.size_bytes / before:.0%} of the source" if before else ""
         print(f"{output}  {size_text(file.size_bytes)}, {file.bits_per_weight:.2f} bits per weight, {share}")
-    note(f"To chat with it: localknobs chat {_name_of(written[0])}")
+    note(f"To chat with it: localknobs chat {shlex.quote(_name_of(written[0]))}")
     return 0
 
 

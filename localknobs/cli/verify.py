@@ -62,7 +62,8 @@ def run(options: Namespace) -> int:
             "notes": verdict.notes,
         })  # fmt: skip
         return 0 if verdict.passed else 1
-    merged = "".join(f" with {lora.path.name} at {lora.scale:g}" for lora in loras)
+    named = " and ".join(f"{lora.path.name} at {lora.scale:g}" for lora in loras)
+    merged = f" with {named}" if named else ""
     print(heading(f"{config.model} ({plan.header.quant}) against {config.source}{merged}"))
     print(facts((check.name, f"{'ok' if check.passed else 'WRONG'}: {check.found}") for check in verdict.checks))
     if distance and numbers:

@@ -304,6 +304,13 @@ def test_something_else_under_its_name(folder, content):
     refused(folder, BadFile, "is no safetensors file")
 
 
+def test_a_gguf_file_is_no_checkpoint(folder):
+    save(folder, {"a": torch.ones(2)})
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(BadFile, match=r"model\.gguf is a GGUF file, not a checkpoint.*localknobs quantize"):
+        open_checkpoint(folder / "model.gguf")
+
+
 def test_cut_short_while_it_is_read(folder):
     file = save(folder, {"a": torch.ones(1000), "b": torch.ones(1000)})
     checkpoint = open_checkpoint(folder)

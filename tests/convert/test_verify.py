@@ -103,7 +103,7 @@ def test_an_adapter_left_out_is_noticed_from_the_command_line(adapters, tmp_path
     words = ["verify", str(base), str(model), "-t", "1", "--prompts", "2"]
     assert run(words) == 1
     assert run([*words, "--lora", f"{folders['plain']}:0.5"]) == 0
-    assert "with plain at 0.5" in capsys.readouterr().out
+    assert " with plain at 0.5\n" in capsys.readouterr().out
     assert run([*words, "--lora", str(tmp_path / "none")]) == 3
 
 
