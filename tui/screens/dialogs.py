@@ -38,7 +38,7 @@ class Dialogs(ModelScreen):
             detail = f"{entry.quant} · {size_text(entry.size_bytes)} · context {entry.context:,}" if usable else ""
             detail = entry.trouble or detail or f"{entry.kind}: cannot be chatted with"
             choices.append(Choice(entry.name, entry.name, detail, usable))
-        note = "GGUF files of the models folder; a path to any other file can be typed and entered."
+        note = "Every model on this machine; a path to any other GGUF file can be typed and entered."
         self.app.push_screen(ModelPicker("Models", choices, note=note, chosen=self.model_name), self._model_chosen)
 
     def _model_chosen(self, name: str | None) -> None:
