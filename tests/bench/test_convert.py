@@ -86,6 +86,9 @@ def test_checkpoint_to_bf16_beside_a_copy(tmp_path, capsys):
             times["llama.cpp's converter"].append(timed(reference))
     with capsys.disabled():
         print(f"\n{parameters / 1e9:.2f}B to BF16, best of {ROUNDS}")
+        print(
+            f"  storing alone          {min(times['cp and sync']) - min(times['cp']):6.2f} s, which cp leaves for later"
+        )
         for name, found in times.items():
             if found:
                 ratios = "  ".join(f"{min(found) / min(times[base]):.2f} x {base}" for base in ("cp", "cp and sync"))
