@@ -11,6 +11,8 @@ import sys
 
 VERBS = {
     "chat": "chat with a model in this terminal, or answer one prompt",
+    "sample": "show what each sampler makes of the next token, without drawing it",
+    "determinism": "say whether a model answers the same twice, and what makes it differ",
     "ls": "list the models on this machine",
     "show": "show what is inside a model file",
     "fit": "say which file of a model fits, on this machine or another, at which context",
@@ -51,7 +53,7 @@ STOPPED = 130
 
 def help_text() -> str:
     """Return what `localknobs --help` prints; plain text, so that no parser need be imported for it."""
-    lines = "\n".join(f"  {verb:<9} {text}" for verb, text in VERBS.items())
+    lines = "\n".join(f"  {verb:<11} {text}" for verb, text in VERBS.items())
     return (
         "usage: localknobs [VERB] [OPTIONS]\n\n"
         "Every knob you can turn on a model after it is trained, on your own machine.\n"

@@ -342,4 +342,5 @@ def _spread(place: Place, size: int) -> Numbers:
 def _text(model: LoadedModel, token: int) -> tuple[str, bool]:
     """Return a token as text, and whether it ends the answer."""
     data = model.piece(token)
-    return (data or b"").decode("utf-8", "replace") or model.token_text(token), data is None
+    # A token may be a part of a character: \xc3 tells more than a replacement sign.
+    return (data or b"").decode("utf-8", "backslashreplace") or model.token_text(token), data is None
