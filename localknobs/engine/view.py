@@ -63,7 +63,7 @@ class Candidate:
 
     Args:
         token: Its number in the vocabulary.
-        text: What it stands for; control tokens as the vocabulary spells them, bytes of a part of a character as \\xc3.
+        text: What it stands for; control tokens as the vocabulary spells them, a part of a character in hex.
         ends: Whether it ends the answer.
         score: The model's own score (logit), before anything.
         probabilities: First the model's own, then that after each stage; 0 where it is no candidate any more.
