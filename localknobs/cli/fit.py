@@ -33,7 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
     add = parser.add_argument
     add("spec", metavar="SPEC", nargs="?", default=BUILT_IN,
-        help="a GGUF file, a name from `localknobs ls`, or a repository on the hub (default: built-in)")  # fmt: skip
+        help="a GGUF file, a name from `localknobs ls`, the folder of a checkpoint, or a repository on the hub "
+        "(default: built-in)")  # fmt: skip
     add("--device", metavar="NAME", action="append", default=[],
         help='another graphics card than this machine has, such as "RTX 4070", "2x RTX 3090", "M4 Max 64GB", '
         '"My card 20GB"; `cpu` for none; repeatable; --device list shows those that are known')  # fmt: skip
@@ -124,11 +125,35 @@ def _choices(options: Namespace, machine: FitMachine, planning: Planning) -> Cho
     from localknobs.fit.choices import choices_of, read_adapters, read_headers
 
     draft: Sequence[Header] = read_headers(find_model(options.model_draft)) if options.model_draft else ()
-    choices = choices_of(options.spec, machine, planning, read_adapters(options.lora), draft)
+    adapters = read_adapters(options.lora)
+    if (folder := Path(options.spec)).is_dir() and (folder / "config.json").is_file():
+        return _checkpoint(folder, machine, planning, adapters, draft)
+    choices = choices_of(options.spec, machine, planning, adapters, draft)
     named = choices.candidates[0]
     if choices.path and len(choices.candidates) == 1 and named.name in _FLOATS:
         choices.candidates += _could_be(choices.path)
     return choices
+
+
+def _checkpoint(
+    folder: Path, machine: FitMachine, planning: Planning, adapters: Sequence[Header], draft: Sequence[Header]
+) -> Choices:
+    """Return what a checkpoint could be converted and quantized to; nothing is written.
+
+    Raises:
+        BadFile, Unsupported: it is no whole checkpoint, or of a family that cannot be converted.
+    """
+    from localknobs.convert.quant_checkpoint import CheckpointSource
+    from localknobs.fit.advice import Candidate
+    from localknobs.fit.choices import Choices
+    from localknobs.fit.pricer import Pricer
+    from localknobs.gguf_info import read_header
+
+    with CheckpointSource(folder, ()).header_file() as file:
+        header = replace(read_header(file), path=folder / "not-written.gguf", key_ends=())
+    reference = Pricer((header,), machine, adapters, draft, planning)
+    whole = Candidate(header.quant, header.tensor_bytes, pricer=reference, exists=False)
+    return Choices(header.name, reference, [whole, *_could_be(folder)])
 
 
 def _could_be(path: Path) -> list[Candidate]:
@@ -136,7 +161,7 @@ def _could_be(path: Path) -> list[Candidate]:
     from localknobs.convert.quantize import QuantizeConfig, plan_quantize
     from localknobs.fit.advice import Candidate
 
-    outputs = tuple((name, path.with_name(f"{path.stem}.{name}.gguf")) for name in _COULD_BE)
+    outputs = tuple((name, path.parent / f"{path.stem}.{name}.gguf") for name in _COULD_BE)
     try:
         plan = plan_quantize(QuantizeConfig(source=path, outputs=outputs))
     except LocalknobsError as error:
@@ -156,17 +181,19 @@ def _show(options: Namespace, machine: FitMachine, choices: Choices) -> int:
     wished = options.n_ctx or usual_context(header)
     knobs: dict[str, Any] = {**chosen(options, "loading"), "n_ctx": wished}
     settings = LoadSettings(model=choices.path or header.path, **knobs)
-    rows = Adviser(choices.reference, settings).rows(choices.candidates)
+    adviser = Adviser(choices.reference, settings)
+    rows = adviser.rows(choices.candidates)
     advice = advise(rows, machine, wished)
     clear_progress()
     if options.json:
         print_json(_document(machine, choices, rows, advice, wished))
     else:
-        _print(machine, choices, rows, advice, wished)
+        _print_table(machine, choices, rows, wished)
+        _print_advice(rows, advice, adviser.bill_as_advised(advice))
     return 0
 
 
-def _print(machine: FitMachine, choices: Choices, rows: list[Row], advice: Advice, wished: int) -> None:
+def _print_table(machine: FitMachine, choices: Choices, rows: list[Row], wished: int) -> None:
     print(wrapped(printable(f"{choices.title} on {machine.title}, {wished:,} tokens of context"), "  ", ""))
     layers = bool(machine.cards)
     headings = ["QUANT", "SIZE", "TOTAL", "FITS", "MAX CTX", *(["LAYERS"] if layers else []), "TOKENS/S"]
@@ -176,9 +203,13 @@ def _print(machine: FitMachine, choices: Choices, rows: list[Row], advice: Advic
         print("+ does not exist yet: localknobs quantize makes it.")
     if refused := next((row.bill.refusal for row in rows if row.bill.refusal), ""):
         note(refused)
-    if advice.row:
-        print("\n" + heading(f"Memory of {advice.row.candidate.name}"))
-        _print_bill(advice.row.bill)
+
+
+def _print_advice(rows: list[Row], advice: Advice, bill: Bill | None) -> None:
+    if advice.row and bill:
+        flags = " ".join(("", *advice.flags))
+        print("\n" + heading(f"Memory of {advice.row.candidate.name}{flags}"))
+        _print_bill(bill)
     print("\n" + heading("Recommended: " + (advice.row.candidate.name if advice.row else "nothing")))
     print(wrapped(printable(advice.reason), "  ", "  "))
     if advice.row and (command := _command(advice)):

@@ -142,6 +142,16 @@ class Adviser:
             8 * candidate.size_bytes / self._parameters if self._parameters else 0.0,
         )  # fmt: skip
 
+    def bill_as_advised(self, advice: Advice) -> Bill | None:
+        """Return the bill of the recommended file with the flags that go with it; None where nothing is recommended."""
+        row = advice.row
+        if row is None or row.verdict != "context" or not advice.flags:
+            return row.bill if row else None
+        settings = self._with_layers(self._settings, row.all_layers or -1, int(advice.flags[1]))
+        if "-ctk" in advice.flags:
+            settings = replace(settings, cache_type_k="q8_0", cache_type_v="q8_0")
+        return self._bill(row.candidate, settings)
+
     def _place(self, candidate: Candidate, settings: LoadSettings) -> tuple[int, Bill]:
         """Return the most layers that fit on the cards, and the bill with them."""
         if not self._machine.cards:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 from shaped_models import REAL, write_shaped_model
 
 from localknobs import bandwidth
@@ -77,6 +79,26 @@ def test_what_cannot_be_meant_is_one_line(run, arguments, code, said):
     done = run("fit", *arguments)
     assert done.returncode == code and said in done.stderr and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_checkpoint_is_priced_before_anything_is_written(run):
+    folder = REPOSITORY / "models" / "checkpoint"
+    before = sorted(folder.iterdir())
+    found = json.loads(run("fit", folder, "--ram", "8G", "--json").stdout)
+    by_name = {file["quant"]: file for file in found["files"]}
+    assert by_name["F16"]["method"] == "planned" and not by_name["F16"]["exists"]
+    assert by_name["Q8_0"]["size_bytes"] < 0.6 * by_name["F16"]["size_bytes"]
+    assert sorted(folder.iterdir()) == before
+    refused = run("fit", folder.parent)
+    assert refused.returncode == 3 and len(refused.stderr.splitlines()) == 1
+
+
+def test_the_memory_shown_is_that_of_the_flags_recommended(run, model):
+    done = run("fit", model, "--device", "RTX 4070", "-c", "65536")
+    assert "Memory of Q8_0 -c " in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("RTX 4070  "))
+    used, free = (float(text) for text in re.findall(r"([\d.]+) GiB", row)[-2:])
+    assert used <= free
 
 
 def test_the_list_of_cards(run):
