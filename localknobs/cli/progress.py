@@ -17,7 +17,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from localknobs.cli.output import clear_progress, note, show_progress
+from localknobs.cli.output import clear_progress, note, shortened, show_progress
 from localknobs.errors import Stopped
 from localknobs.jobs import (
     EVENTS_VARIABLE,
@@ -38,7 +38,7 @@ REDRAW_S = 0.1
 """Time between two drawings of the bar: more often than people can read costs the job its time."""
 PLAIN_LINE_S = 10.0
 """Least time between two lines where standard error is no terminal."""
-_BAR_CELLS = 24
+_BAR_CELLS, _LEAST_BAR_CELLS, _LEAST_NAME_CELLS = 24, 8, 12
 
 
 def run_job(
@@ -152,26 +152,38 @@ class ProgressBar:
     def _show(self, line: str) -> None:
         self._shown_at = monotonic()
         if self._live:
-            columns = shutil.get_terminal_size().columns
-            with contextlib.suppress(OSError):  # of standard error itself: standard output may be a file
-                columns = os.get_terminal_size(sys.stderr.fileno()).columns
-            show_progress(line[: max(10, columns - 1)])
+            show_progress(line[: self._columns()])
         else:
             print(line, file=sys.stderr, flush=True)
+
+    @staticmethod
+    def _columns() -> int:
+        columns = shutil.get_terminal_size().columns
+        with contextlib.suppress(OSError):  # of standard error itself: standard output may be a file
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        return max(10, columns - 1)
 
     def _title(self) -> str:
         return f"{self._stage.what}: {self._amount(self._stage.total)}" if self._stage.total else self._stage.what
 
     def _line(self) -> str:
+        """Return the stage and how far it is; a narrow terminal shortens the bar first, then the stage's name."""
+        parts = self._parts()
+        if not self._live:
+            return "  ".join([self._stage.what, *parts])
+        room = self._columns() - sum(2 + len(part) for part in parts)
+        cells = min(_BAR_CELLS, room - len(self._stage.what) - 4)
+        if self._stage.total and cells >= _LEAST_BAR_CELLS:
+            filled = int(min(1.0, self._done / self._stage.total) * cells)
+            parts = [f"[{'#' * filled}{'-' * (cells - filled)}]", *parts]
+        return "  ".join([shortened(self._stage.what, max(_LEAST_NAME_CELLS, room)), *parts])
+
+    def _parts(self) -> list[str]:
+        """Return what is done, the rate, the time left and the last measurement."""
         seconds = monotonic() - self._began
-        total, done = self._stage.total, self._done
-        parts = [self._stage.what]
+        total, done, parts = self._stage.total, self._done, []
         if total:
-            share = min(1.0, done / total)
-            if self._live:
-                filled = int(share * _BAR_CELLS)
-                parts.append(f"[{'#' * filled}{'-' * (_BAR_CELLS - filled)}]")
-            parts.append(f"{share:4.0%} of {self._amount(total)}")
+            parts.append(f"{min(1.0, done / total):4.0%} of {self._amount(total)}")
         elif done:
             parts.append(self._amount(done))
         rate = self._rate.per_second()
@@ -181,7 +193,7 @@ class ProgressBar:
                 parts.append(f"{time_text((total - done) / rate)} left")
         if self._measured:
             parts.append(self._measured)
-        return "  ".join(parts)
+        return parts
 
     def _amount(self, count: int) -> str:
         return size_text(count) if self._stage.unit == "bytes" else f"{count:,} {self._stage.unit}"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from localknobs.cli.output import note, print_json, table
+from localknobs.cli.output import cells, note, print_json, table, terminal_width
 from localknobs.errors import BadValue
 from localknobs.units import count_text, size_text
+
+if TYPE_CHECKING:
+    from localknobs.hub.search import Found
 
 _SORTS = ("downloads", "likes", "updated", "size")
 
@@ -39,21 +43,38 @@ def run(options: Namespace) -> int:
     if not found:
         note(f"No repository has {text!r} in its name: try fewer letters.")
         return 0
-    rows = [
-        (
-            one.repo,
-            count_text(one.downloads),
-            count_text(one.likes),
-            one.updated or "-",
-            count_text(one.parameters) if one.parameters else "-",
-            size_text(one.size_bytes) if one.size_bytes else "-",
-            " ".join(one.formats) or "-",
-            "private" if one.private else "gated" if one.gated else "-",
-            one.licence or "-",
-        )
-        for one in found
-    ]
-    headings = ("NAME", "DOWNLOADS", "LIKES", "UPDATED", "PARAMS", "SIZE", "FORMAT", "GATED", "LICENCE")
-    print(table(headings, rows, right=(1, 2, 4, 5), whole=(0,)))
+    columns = _columns([_cells(one) for one in found], keep=options.sort)
+    right = [at for at, name in enumerate(columns) if name in _RIGHT]
+    print(table([*columns], zip(*columns.values(), strict=True), right=right, whole=(0,)))
     note("SIZE is all files of a repository. What one holds: localknobs pull NAME --dry-run")
     return 0
+
+
+_RIGHT = ("DOWNLOADS", "LIKES", "PARAMS", "SIZE")
+_LEAST_NEEDED = ("LIKES", "FORMAT", "UPDATED", "DOWNLOADS", "PARAMS", "LICENCE")
+"""Columns that a narrow terminal does without, the first to go first: a name is of no use when it is cut."""
+
+
+def _cells(one: Found) -> dict[str, str]:
+    return {
+        "NAME": one.repo,
+        "DOWNLOADS": count_text(one.downloads),
+        "LIKES": count_text(one.likes),
+        "UPDATED": one.updated or "-",
+        "PARAMS": count_text(one.parameters) if one.parameters else "-",
+        "SIZE": size_text(one.size_bytes) if one.size_bytes else "-",
+        "FORMAT": " ".join(one.formats) or "-",
+        "GATED": "private" if one.private else "gated" if one.gated else "-",
+        "LICENCE": one.licence or "-",
+    }
+
+
+def _columns(rows: list[dict[str, str]], keep: str) -> dict[str, list[str]]:
+    """Return the columns that fit the terminal; the one that is sorted by goes last."""
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    width = terminal_width()
+    for name in sorted(_LEAST_NEEDED, key=lambda name: name == keep.upper()):
+        needed = sum(2 + max(map(cells, (heading, *column))) for heading, column in columns.items()) - 2
+        if width and needed > width:
+            del columns[name]
+    return columns

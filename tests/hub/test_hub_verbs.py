@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from gguf_files import small_gguf
 from loopback_hub import TOKEN, Behaviour, Repo
-from program import DEADLINE_S, PROGRAM
+from program import DEADLINE_S, PROGRAM, Terminal
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -258,3 +258,53 @@ def test_offline_is_said_and_nothing_is_asked(run, hub, cache, how):
 def test_offline_may_stand_before_the_verb(run, hub):
     assert "search needs a connection" in refused(run("--offline", "search", "x"), 3)
     assert hub.asked == []
+
+
+# ---- on a terminal --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def terminal():
+    opened: list[Terminal] = []
+
+    def terminal(*arguments: str, columns: int = 80) -> Terminal:
+        opened.append(Terminal([*arguments], columns, 30, {}))
+        return opened[-1]
+
+    yield terminal
+    for each in opened:
+        each.close()
+
+
+def test_a_narrow_terminal_shows_names_whole(terminal, hub):
+    name = "some-organisation/Rather-Long-Name-7B-Instruct-GGUF"
+    hub.repos[name] = Repo({}, used_storage=5 * 10**9)
+    narrow = terminal("search", "")
+    assert narrow.ends() == 0 and name in narrow.text and "4.7 GiB" in narrow.text and "LIKES" not in narrow.text
+    wide = terminal("search", "", columns=160)
+    assert wide.ends() == 0 and "LIKES" in wide.text and "LICENCE" in wide.text
+
+
+def test_pull_asks_and_shows_rate_and_time_left(terminal, hub, cache, noise, built_in):
+    data = built_in.read_bytes() + noise[: 14 * 2**20]
+    hub.repos["maker/slow"] = Repo({"A-Model-With-A-Rather-Long-Name-Q4_K_M.gguf": data})
+    hub.store = Behaviour(bytes_per_s=2e6)
+    asked = terminal("pull", "maker/slow")
+    asked.wait_for("? [Y/n]")
+    assert "It fits memory with 1,024 tokens" in asked.text
+    asked.type("n\r")
+    assert asked.ends() == 130 and "Nothing was fetched" in asked.text and not list(cache.rglob("blobs"))
+    fetching = terminal("pull", "maker/slow")
+    fetching.wait_for("[Y/n]")
+    fetching.type("\r")
+    line = fetching.wait_for("left").splitlines()[-1]
+    assert "A-Model-With" in line and "% of 24.6 MiB" in line and "MiB/s" in line
+    hub.store.bytes_per_s = 0
+    assert fetching.ends() == 0 and "localknobs chat maker/slow:Q4_K_M" in fetching.text
+
+
+def test_enter_does_not_fetch_what_cannot_be_used_here(terminal, hub, cache):
+    asked = terminal("pull", "maker/small-GGUF")  # too small for llama.cpp
+    asked.wait_for("all the same? [y/N]")
+    asked.type("\r")
+    assert asked.ends() == 130 and "Nothing was fetched" in asked.text

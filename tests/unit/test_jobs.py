@@ -12,6 +12,7 @@ from localknobs.jobs import (
     Advanced,
     Measured,
     Noted,
+    Rate,
     Started,
     Wrote,
     drain,
@@ -92,3 +93,25 @@ def test_the_input_is_refused_as_output_under_any_name(tmp_path):
         with pytest.raises(BadValue, match="input itself"):
             refuse_same_file(source, target)
     refuse_same_file(source, tmp_path / "c")
+
+
+def test_a_rate_is_of_what_was_done_lately():
+    rate = Rate(over_s=10)
+    begin = rate._since
+    for second in range(1, 31):
+        rate.add(100, begin + second)
+    assert rate.per_second(begin + 30) == pytest.approx(100, rel=0.15)
+    for second in range(31, 61):
+        rate.add(10, begin + second)
+    assert rate.per_second(begin + 60) == pytest.approx(10, rel=0.15), "what was fast before is forgotten"
+    assert rate.per_second(begin + 160) < 2, "nothing has come since"
+
+
+def test_a_rate_of_few_large_steps_is_their_average():
+    rate = Rate(over_s=10)
+    begin = rate._since
+    for step in range(1, 5):
+        rate.add(1, begin + 60 * step)
+    assert rate.per_second(begin + 240) == pytest.approx(1 / 60)
+    rate.add(-5, begin + 241)
+    assert rate.per_second(begin + 240) == pytest.approx(1 / 60), "what turned out not to be done is no speed"
