@@ -130,7 +130,7 @@ class Planner:
         return self._models[key]
 
     def _reason(self, what: str) -> str:
-        reasons = [line.partition(": ")[2] or line for line in self._errors]
+        reasons = [line.partition(": ")[2].rpartition("error loading model: ")[2] or line for line in self._errors]
         return f"llama.cpp refuses this {what}: " + (reasons[0] if reasons else "it does not say why")
 
 

@@ -23,6 +23,8 @@ ENGINE_BYTES = 50 * 2**20
 VOCABULARY_BYTES = 280
 """Main memory of one token of the vocabulary; measured on 150,000 with their merges (without merges 175)."""
 _TYPE_BYTES = {name.lower(): size / block for name, block, size in GGML_TYPES.values()}
+MOST_LAYERS = 512
+"""Of llama.cpp (llama-hparams.h, LLAMA_MAX_LAYERS)."""
 _PADDING = 256
 _WINDOW_EVERY = {
     "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma4": 6, "cohere2": 4, "gpt-oss": 2, "llama4": 4, "olmo2": 4,
@@ -102,7 +104,7 @@ def computed_bill(headers: Sequence[Header], settings: LoadSettings, machine: Fi
 
 def layers_of(header: Header, tensors: Sequence[TensorInfo], settings: LoadSettings) -> list[Layer]:
     """Return the layers of a model with what each takes."""
-    count = header.number("block_count")
+    count = _layer_count(header)
     weights = [0] * count
     for tensor in tensors:
         found = re.match(r"blk\.(\d+)\.", tensor.name)
@@ -112,7 +114,7 @@ def layers_of(header: Header, tensors: Sequence[TensorInfo], settings: LoadSetti
 
 
 def _cache_of(header: Header, layer: int, settings: LoadSettings) -> int:
-    count = header.number("block_count")
+    count = _layer_count(header)
     if layer >= count - header.number("nextn_predict_layers"):
         return 0
     shared = header.number("attention.shared_kv_layers")
@@ -133,6 +135,10 @@ def _cache_of(header: Header, layer: int, settings: LoadSettings) -> int:
     size = heads * key * _TYPE_BYTES[settings.cache_type_k]
     size += 0 if latent else heads * value * _TYPE_BYTES[settings.cache_type_v]
     return int(_cells(header, windowed, settings) * size)
+
+
+def _layer_count(header: Header) -> int:
+    return min(header.number("block_count"), MOST_LAYERS)  # a hostile header may claim billions
 
 
 def _cells(header: Header, windowed: bool, settings: LoadSettings) -> int:
@@ -188,7 +194,7 @@ def compute_stages(header: Header, tensors: Sequence[TensorInfo], settings: Load
 def _masks(header: Header, settings: LoadSettings) -> int:
     """Return the bytes of the attention masks: one over all cells, and one over the window's."""
     row = _tokens(settings) * (2 if _uses_flash(settings) else 4)
-    windowed = any(is_windowed(header, layer) for layer in range(header.number("block_count")))
+    windowed = any(is_windowed(header, layer) for layer in range(_layer_count(header)))
     return row * (_padded(settings.n_ctx) + (_cells(header, True, settings) if windowed else 0))
 
 

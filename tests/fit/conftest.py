@@ -1,4 +1,4 @@
-"""Models of real shapes, and machines to fit them into."""
+"""One planner for the tests of a module."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from localknobs.fit.cards import GIB
-from localknobs.fit.machine import FitMachine
 from localknobs.fit.planning import Planning
-
-PROCESSOR = FitMachine(64 * GIB, 60 * GIB, 30e9)
 
 
 @pytest.fixture(scope="module")

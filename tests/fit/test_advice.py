@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,6 @@ from localknobs.gguf_info import read_header
 from localknobs.measured_speeds import MeasuredSpeed, measured_speeds, remember_speeds
 
 BITS = {"F16": 16, "Q8_0": 8.5, "Q6_K": 6.5625, "Q4_K": 4.5, "Q2_K": 2.625}
-
-
-@pytest.fixture(scope="module")
-def planning() -> Iterator[Planning]:
-    with Planning() as planning:
-        yield planning
 
 
 def judged(

@@ -118,6 +118,23 @@ def test_an_unknown_architecture_is_refused_with_llama_cpps_words(tmp_path: Path
     assert "unknown model architecture" in price(header, PROCESSOR, planning).refusal
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"block_count": 4_000_000_000},
+        {"attention.head_count": 0, "attention.head_count_kv": 4_294_967_295},
+        {"context_length": 4_294_967_295, "embedding_length": 0, "expert_count": 1, "expert_used_count": 9},
+        {"attention.sliding_window": 4_294_967_295, "ssm.state_size": 4_294_967_295},
+    ],
+)
+def test_a_hostile_header_is_priced_or_refused(tmp_path: Path, planning: Planning, keys: dict) -> None:
+    header = read_header(write_shaped_model(tmp_path / "hostile.gguf", replace(SMALL["llama"], keys=keys)))
+    price(header, PROCESSOR, planning)
+    price(header, with_cards("2x RTX 3090"), planning)
+    for machine in (PROCESSOR, with_cards("2x RTX 3090")):
+        assert computed_bill([header], LoadSettings(model=header.path, n_ctx=4096), machine).method == "computed"
+
+
 def test_a_planner_that_dies_is_replaced_and_at_last_left_alone(header: Header) -> None:
     settings = LoadSettings(model=header.path, n_ctx=4096)
     with Pricer([header], PROCESSOR) as pricer:
