@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -90,12 +91,19 @@ def api() -> HfApi:
 
 
 def token() -> str | None:
-    """Return the user's token as huggingface_hub finds it: `HF_TOKEN`, `HF_TOKEN_PATH`, the file of its log-in."""
+    """Return the user's token as huggingface_hub finds it: `HF_TOKEN`, `HF_TOKEN_PATH`, the file of its log-in.
+
+    Raises:
+        HubFailure: it cannot be one.
+    """
     if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in ("1", "ON", "YES", "TRUE"):
         return None
     from huggingface_hub import get_token
 
-    return get_token()
+    secret = get_token()
+    if secret and not re.fullmatch(r"[!-~]+", secret):  # a header could not hold it, and the error would show it
+        raise HubFailure("The token for the hub holds characters that no token has", "Copy it again into HF_TOKEN.")
+    return secret
 
 
 def origin_of(url: str) -> tuple[str, str]:

@@ -229,6 +229,13 @@ def test_neither_token_nor_signature_is_in_a_journal(hub, cache, noise, monkeypa
     assert '"hash"' in journal and TOKEN not in journal and "signature" not in journal
 
 
+def test_what_cannot_be_a_token_is_not_shown(run, hub, cache):
+    for arguments in (("pull", "maker/small-GGUF"), ("search", "x")):
+        said = refused(run(*arguments, HF_TOKEN="hf_gehei\u00dfm"), 1)
+        assert "holds characters that no token has" in said and "gehei" not in said
+    assert hub.asked == []
+
+
 def test_an_implicit_token_can_be_forbidden(run, hub, cache):
     run("search", "small", HF_TOKEN=TOKEN, HF_HUB_DISABLE_IMPLICIT_TOKEN="1")
     assert [one.headers.get("Authorization") for one in hub.asked] == [None] * len(hub.asked)
