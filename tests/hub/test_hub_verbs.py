@@ -155,6 +155,14 @@ def test_a_proxy_that_is_not_there_is_named(run, hub, cache):
     assert "no connection" in said and "HTTPS_PROXY" in said
 
 
+def test_a_proxy_is_used(run, hub, cache):
+    hub.redirects = False
+    through = {"HF_ENDPOINT": "http://hub.example", "HTTP_PROXY": hub.address, "NO_PROXY": "", "no_proxy": ""}
+    done = run("pull", "maker/small-GGUF:Q8_0", **through)
+    assert done.returncode == 0, done.stderr
+    assert hub.asked and all(one.path.startswith("http://hub.example/") for one in hub.asked)
+
+
 def test_a_hub_that_is_none(run, hub, cache):
     hub.hub_refuses = [(200, {"Content-Type": "text/html"})] * 9
     assert "cannot be read" in refused(run("pull", "maker/small-GGUF"), 1)
