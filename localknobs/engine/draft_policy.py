@@ -41,6 +41,7 @@ class StepCosts:
         self._one: deque[float] = deque(maxlen=15)
         self._plain: deque[float] = deque(maxlen=15)
         self._seen: dict[int, deque[float]] = {}
+        self._plains = 0
         self._guesses = 0  # records until the rows nobody measured are guessed anew
         self.ratios = [0.0, *(1 + 0.2 * more for more in range(most))]
         self.one = 0.0
@@ -51,7 +52,9 @@ class StepCosts:
         if rows == 1:
             self._one.append(decode_s)
             self._plain.append(whole_s)
-            self.one, self.plain = median(self._one), median(self._plain)
+            self._plains += 1
+            if self._plains < 16 or not self._plains & 3:  # a median takes microseconds, and such a step may be short
+                self.one, self.plain = median(self._one), median(self._plain)
         elif self.one:
             seen = self._seen.get(rows)
             if seen is None:

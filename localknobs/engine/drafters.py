@@ -30,13 +30,13 @@ def _begins_with(tokens: Sequence[int], beginning: Sequence[int]) -> bool:
     Comparing all of it would take longer than a draft in a long context; a wrong answer costs a wrong guess only.
     """
     length = len(beginning)
-    return length < len(tokens) and tokens[max(0, length - 32) : length] == beginning[-32:]
+    return length < len(tokens) and tokens[max(0, length - 8) : length] == beginning[-8:]
 
 
 class NgramDrafter:
     """Finds where the last tokens stood before, and guesses that the same follows again (prompt lookup).
 
-    The longest match wins, the latest of several. Costs a few microseconds a token and no memory to speak of.
+    The longest of the latest matches wins. Costs a few microseconds a token and no memory to speak of.
 
     Args:
         shortest: Tokens that must be the same; matches of two and four times as many are told apart, as they
@@ -45,20 +45,40 @@ class NgramDrafter:
     Source: prompt lookup decoding (Saxena 2023); llama.cpp common/ngram-map.cpp.
     """
 
+    LOOKED_AT = 8
+    """Latest places with the same last tokens of which the longest match is taken."""
+
     def __init__(self, shortest: int) -> None:
-        self._sizes = (4 * shortest, 2 * shortest, shortest)
+        self._size = shortest
         self._seen: list[int] = []
-        self._ends: dict[tuple[int, ...], int] = {}
+        self._ends: dict[tuple[int, ...], int] = {}  # the latest place after these tokens
+        self._earlier: dict[int, int] = {}  # the place before it after the same tokens
         self._found = 0
 
     def look(self, tokens: Sequence[int]) -> tuple[str, float] | None:
         """Find a match; its kind says how long it is."""
+        size = self._size
         self._learn(tokens)
-        for size in self._sizes:
-            if len(tokens) > size and (end := self._ends.get(tuple(tokens[-size:]))):
-                self._found = end
-                return f"{NGRAM} {size}", 0.0
-        return None
+        end = self._ends.get(tuple(tokens[-size:]))
+        if end is None:
+            return None
+        longest = 0
+        for _ in range(self.LOOKED_AT):
+            length = self._match(tokens, end)
+            if length > longest:
+                longest, self._found = length, end
+            if length == 4 * size or (earlier := self._earlier.get(end)) is None:
+                break
+            end = earlier
+        return f"{NGRAM} {size * (4 if longest == 4 * size else 2 if longest >= 2 * size else 1)}", 0.0
+
+    def _match(self, tokens: Sequence[int], end: int) -> int:
+        """Return how many tokens before a place are the last ones of the text, up to four times the shortest."""
+        length, last = self._size, len(tokens)
+        limit = min(4 * length, end)
+        while length < limit and tokens[end - length - 1] == tokens[last - length - 1]:
+            length += 1
+        return length
 
     def draft(self, tokens: Sequence[int], count: int) -> list[int]:
         """Return what followed the match; a match that reaches into its own end repeats."""
@@ -70,14 +90,18 @@ class NgramDrafter:
 
     def _learn(self, tokens: Sequence[int]) -> None:
         """Enter every place up to the one before the last token: that one is what is looked for."""
-        seen = self._seen
+        seen, size = self._seen, self._size
         if not _begins_with(tokens, seen):
             seen.clear()
             self._ends.clear()
-        for end in range(max(1, len(seen)), len(tokens)):
-            for size in self._sizes:
-                if end >= size:
-                    self._ends[tuple(tokens[end - size : end])] = end
+            self._earlier.clear()
+        # The place after the last token seen was not entered: nothing had followed it yet.
+        for end in range(max(size, len(seen) + (len(seen) > 0)), len(tokens)):
+            key = tuple(tokens[end - size : end])
+            earlier = self._ends.get(key)
+            if earlier is not None:
+                self._earlier[end] = earlier
+            self._ends[key] = end
         seen += tokens[len(seen) : -1]
 
 
