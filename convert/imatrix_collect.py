@@ -9,15 +9,15 @@ of three that are left over it ignores a batch of under 16 tokens.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from localknobs.convert.ggml import TYPE_NUMBERS, Tensor, check_layout, library, operation
+from localknobs.convert.ggml import TYPE_NUMBERS
 from localknobs.convert.imatrix_file import Entry
 from localknobs.errors import BadFile
+from localknobs.ggml_library import Tensor, check_layout, operation, tensor_values
 
 LEAST_ROWS = 16
 """llama-imatrix ignores smaller batches."""
@@ -91,7 +91,7 @@ class Collector:
         old = self._chunk.get(name) or self.entries.get(name)
         if tensor.op == self._by_expert:
             inputs, ids = Tensor.from_address(tensor.src[1]), Tensor.from_address(tensor.src[2])
-            chosen = _values(ids, np.dtype(np.int32))[0, 0]
+            chosen = tensor_values(ids, np.dtype(np.int32))[0, 0]
             self._chunk[name] = added_by_expert(old, _squares(inputs)[0], chosen, weight.ne[2])
         else:
             self._chunk[name] = self._of_dense(old, weight, tensor.src[1])
@@ -165,19 +165,5 @@ def _weight_name(tensor: Tensor) -> str:
 
 
 def _squares(tensor: Tensor) -> Floats:
-    squares: Floats = np.square(_values(tensor, np.dtype(np.float32)))
+    squares: Floats = np.square(tensor_values(tensor, np.dtype(np.float32)))
     return squares
-
-
-def _values(tensor: Tensor, kind: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
-    """Return a tensor's values with the slowest dimension first; a copy where they lie on another device."""
-    shape, steps = [int(size) for size in reversed(tensor.ne)], [int(step) for step in reversed(tensor.nb)]
-    span = sum((size - 1) * step for size, step in zip(shape, steps, strict=True)) + kind.itemsize
-    memory = ctypes.c_char * span
-    ggml = library()
-    if ggml.ggml_backend_buffer_is_host(tensor.buffer):
-        buffer = memory.from_address(tensor.data)
-    else:
-        buffer = memory()
-        ggml.ggml_backend_tensor_get(ctypes.addressof(tensor), ctypes.addressof(buffer), 0, span)
-    return np.ndarray(shape, kind, memoryview(buffer), strides=steps)

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from localknobs.convert.adapter import LoraChoice
-from localknobs.convert.ggml import Bytes, Floats, library, quantize_rows, row_bytes
+from localknobs.convert.ggml import Bytes, Floats, quantize_rows, row_bytes
 from localknobs.convert.gguf_header import padded
 from localknobs.convert.imatrix_file import read_imatrix
 from localknobs.convert.quant_plan import FilePlan, PlannedTensor, TypeChoice, importance_of, plan_files
 from localknobs.convert.quant_source import GgufSource, Rows, Source, SourceTensor
 from localknobs.convert.quant_types import TENSOR_TYPES
 from localknobs.errors import BadFile, BadValue
+from localknobs.ggml_library import library
 from localknobs.hardware import check_disk_space, logical_cores
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
 

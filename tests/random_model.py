@@ -37,8 +37,9 @@ def written_tokens(data: bytes) -> list[int]:
 def _writer(
     path: Path, *, layers: int, width: int, heads: int, kv_heads: int, feed_forward: int, context: int,
     fillers: Sequence[str], added: Sequence[str], template: str | None, keys: Mapping[str, Any],
+    architecture: str = "llama", rotary: int = 0,
 ) -> gguf.GGUFWriter:  # fmt: skip
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name(path.stem)
     writer.add_block_count(layers)
     writer.add_context_length(context)
@@ -47,7 +48,7 @@ def _writer(
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(width // heads)
+    writer.add_rope_dimension_count(rotary or width // heads)
     _add_tokenizer(writer, fillers=fillers, added=added, template=template)
     for key, value in keys.items():
         add = {
@@ -88,7 +89,8 @@ def write_random_model(
     path: Path, *, layers: int = 2, width: int = 64, heads: int = 4, kv_heads: int = 2, feed_forward: int = 128,
     context: int = 512, fillers: int | Sequence[str] = (), added: Sequence[str] = (), template: str | None = TEMPLATE,
     kind: str = "F32", seed: int = 0, keys: Mapping[str, Any] | None = None, never_ends: bool = False,
-    loud_layers: int | None = None, whisper: float = 0.0, sharpness: float = 1.0,
+    loud_layers: int | None = None, whisper: float = 0.0, sharpness: float = 1.0, architecture: str = "llama",
+    rotary: int = 0,
 ) -> Path:  # fmt: skip
     """Write a model of random weights; return its path.
 
@@ -105,13 +107,16 @@ def write_random_model(
         loud_layers: Layers that count fully, all by default; the others add `whisper` times as much. The same seed
             gives the same first layers, so that a model of few layers guesses what one of many writes.
         whisper: Of the other layers.
+        architecture: `llama`; `phi3`, whose heads may be rotated in part; `olmo2`, whose first three layers of four
+            have a sliding window, if `keys` name one.
+        rotary: Values of a head that are rotated, all by default.
         sharpness: Factor on the logits; 1 makes nearly all tokens equally likely.
     """
     if isinstance(fillers, int):
         fillers = [f"\u2581w{at}" for at in range(fillers)]
     writer = _writer(
         path, layers=layers, width=width, heads=heads, kv_heads=kv_heads, feed_forward=feed_forward, context=context,
-        fillers=fillers, added=added, template=template, keys=keys or {},
+        fillers=fillers, added=added, template=template, keys=keys or {}, architecture=architecture, rotary=rotary,
     )  # fmt: skip
     random = np.random.default_rng(seed)
     vocabulary = SMALLEST_VOCABULARY + len(fillers) + len(added)
@@ -127,8 +132,8 @@ def write_random_model(
         else:
             writer.add_tensor(name, gguf.quants.quantize(data, type_of), raw_dtype=type_of)
 
-    def ones(name: str) -> None:
-        writer.add_tensor(name, np.ones(width, np.float32))
+    def ones(name: str, size: int = width) -> None:
+        writer.add_tensor(name, np.ones(size, np.float32))
 
     key_width = width // heads * kv_heads
     matrix("token_embd.weight", vocabulary, width, 1.0)
@@ -137,14 +142,22 @@ def write_random_model(
     for layer in range(layers):
         block = f"blk.{layer}."
         loudness = 1.0 if loud_layers is None or layer < loud_layers else whisper
-        ones(block + "attn_norm.weight")
-        ones(block + "ffn_norm.weight")
+        norms = {"attn_norm": width, "ffn_norm": width}
+        if architecture == "olmo2":
+            norms = {
+                "attn_q_norm": width, "attn_k_norm": key_width, "post_attention_norm": width, "post_ffw_norm": width
+            }  # fmt: skip
+        for norm, size in norms.items():
+            ones(block + f"{norm}.weight", size)
         matrix(block + "attn_q.weight", width, width, 1.5 * width**-0.5)
         matrix(block + "attn_k.weight", key_width, width, 1.5 * width**-0.5)
         matrix(block + "attn_v.weight", key_width, width)
         matrix(block + "attn_output.weight", width, width, loudness=loudness)
-        matrix(block + "ffn_gate.weight", feed_forward, width)
-        matrix(block + "ffn_up.weight", feed_forward, width)
+        if architecture == "phi3":  # gate and up lie in one
+            matrix(block + "ffn_up.weight", 2 * feed_forward, width)
+        else:
+            matrix(block + "ffn_gate.weight", feed_forward, width)
+            matrix(block + "ffn_up.weight", feed_forward, width)
         matrix(block + "ffn_down.weight", width, feed_forward, loudness=loudness)
     _finish(writer)
     return path

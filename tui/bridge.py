@@ -11,6 +11,7 @@ from textual.message import Message
 
 from localknobs.conversations import Conversation, Node
 from localknobs.engine import (
+    ContextDropped,
     Finished,
     LoadSettings,
     Looked,
@@ -264,7 +265,10 @@ class Bridge:
                 return event
             if isinstance(event, PromptRead):
                 self._post(PromptProgressed(answer, event))
-            elif not isinstance(event, TokensScored | Looked) and answer.put(event):
+                continue
+            if isinstance(event, ContextDropped):
+                event = Noted(event.text)
+            if not isinstance(event, TokensScored | Looked) and answer.put(event):
                 self._post(AnswerGrew(answer))
         return None
 

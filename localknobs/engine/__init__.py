@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from localknobs.engine.events import (
+    ContextDropped,
     Event,
     Finished,
     FinishReason,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from localknobs.engine.client import Engine
 
 __all__ = [
+    "ContextDropped",
     "Event",
     "FinishReason",
     "Finished",

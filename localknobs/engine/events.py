@@ -143,7 +143,51 @@ class Looked:
     trouble: str = ""
 
 
-Event = PromptRead | TextArrived | SamplerChanged | Noted | TokensScored | Looked | Finished
+@dataclass(frozen=True, slots=True)
+class ContextDropped:
+    """The context was full, and something was dropped; what a context meter shows.
+
+    Ranges are (begin, end) of the conversation's tokens, its prompt and this answer. Where whole turns were dropped
+    they are no more in the prompt, so only counts are known.
+
+    Args:
+        policy: Why these: `turns`, `sinks`, `middle`, `attended`, or `window` for an emulated sliding window.
+        way: How the rest closed up: `shift`, `hole`, or `reread`.
+        held: What the context holds now.
+        dropped: What was dropped so far.
+        total: Tokens of the conversation so far.
+        at_token: Tokens of this answer when it happened; 0 before it began.
+        dropped_tokens: How many tokens are dropped now.
+        dropped_turns: How many of the oldest turns are dropped now, where whole turns are.
+    """
+
+    policy: str
+    way: str
+    held: tuple[tuple[int, int], ...]
+    dropped: tuple[tuple[int, int], ...]
+    total: int
+    at_token: int
+    dropped_tokens: int
+    dropped_turns: int = 0
+
+    @property
+    def text(self) -> str:
+        """What happened, as a sentence."""
+        what = {
+            "turns": "the oldest turn is" if self.dropped_turns == 1 else f"the {self.dropped_turns} oldest turns are",
+            "window": "the window moved on, and what left it is",
+            "attended": "what received least attention is",
+            "middle": "the middle is",
+            "sinks": "what stood behind the beginning is",
+        }[self.policy]
+        how = {"shift": "the rest moved up", "hole": "the rest stays in place", "reread": "the rest was read afresh"}
+        return (
+            f"The context is full: {what} dropped ({self.dropped_tokens:,} of {self.total:,} tokens so far); "
+            f"{how[self.way]}."
+        )
+
+
+Event = PromptRead | TextArrived | SamplerChanged | Noted | TokensScored | Looked | ContextDropped | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,15 @@ from localknobs.engine.drafting import Drafting
 from localknobs.engine.events import Event, Finished, FinishReason, Looked, Noted, PromptRead, Stats
 from localknobs.engine.llama import ABORTED, LoadedModel
 from localknobs.engine.lookback import Lookback
+from localknobs.engine.overflow import Overflow
 from localknobs.engine.sampling import Sampler
 from localknobs.engine.settings import LoadSettings
 from localknobs.engine.steps import LAST_ROW
 from localknobs.engine.templates import Prompt
 from localknobs.engine.threads import AdaptiveThreads, ThreadTuner
 from localknobs.engine.timing import seconds_of
-from localknobs.errors import BadValue, ContextFull, LocalknobsError
+from localknobs.errors import BadValue, LocalknobsError
+from localknobs.gguf_info import Header
 from localknobs.knobs import Value
 
 PROMPT_PIECE_S = 0.5
@@ -35,7 +37,8 @@ class Generator:
     Args:
         model: The loaded model.
         draft: The loaded draft model, None for none.
-        settings: How it was loaded; the drafting fields count here.
+        header: Of the model's file.
+        settings: How it was loaded; the fields of drafting and of a full context count here.
         tuners: Thread tuners for one token and for many, or None for a fixed count.
         threads: The fixed count, or where the tuners begin.
         send: Takes the events.
@@ -45,6 +48,7 @@ class Generator:
         self,
         model: LoadedModel,
         draft: LoadedModel | None,
+        header: Header,
         settings: LoadSettings,
         tuners: tuple[ThreadTuner, ThreadTuner] | None,
         threads: int,
@@ -52,6 +56,7 @@ class Generator:
     ) -> None:
         self.model = model
         self.cache = TokenCache(model)
+        self.overflow = Overflow(self.cache, header, settings, send)
         self.lookback = Lookback(model)
         self._sampler: Sampler | None = None
         self._controls = Controls()
@@ -71,20 +76,13 @@ class Generator:
             began: `perf_counter` when the question came.
 
         Raises:
-            ContextFull: the prompt does not fit; nothing was cut.
+            ContextFull: the prompt does not fit, and the settings let nothing or not enough be dropped.
             BadValue: the grammar, the logit bias or the beginning is wrong for this model.
         """
         self._controls = controls
         plan = controls.plan
         question = prompt.tokens or [max(0, self.model.begin_token)]
-        tokens = [*question, *self._checked(plan.beginning)]
-        if len(tokens) >= self.model.context_size:
-            raise ContextFull(
-                f"The conversation has {len(tokens):,} tokens, and the context holds {self.model.context_size:,}",
-                "Start a new conversation, shorten a message, or load the model with a larger context (-c).",
-                needed_tokens=len(tokens) + 1,
-                available_tokens=self.model.context_size,
-            )
+        tokens = self.overflow.begin(prompt, question, self._checked(plan.beginning))
         if prompt.note:
             self._send(Noted(prompt.note, "warning"))
         if self._sampler:
@@ -140,13 +138,14 @@ class Generator:
         self.model.set_abort(self._abort)
         try:
             while done < len(tokens):
-                piece = tokens[done : done + size]
+                done += self.overflow.skip(tokens, done)
+                piece = tokens[done : done + self.overflow.next_piece(tokens, done, size)]
                 began = perf_counter()
                 code = cache.add(piece)
                 seconds = perf_counter() - began
                 if code == ABORTED or self._controls.stop.is_set():
                     # Whole micro-batches may have been done before the stop.
-                    cache.tokens[:] = tokens[: self.model.tokens_in_cache()]
+                    cache.landed(piece)
                     return False
                 if code:
                     raise cache.failed(code)
@@ -183,7 +182,9 @@ class Generator:
                 if reason := answer.take(token):
                     return reason
                 if self.cache.full:
-                    return "context"
+                    steps.settle()
+                    if not self.overflow.make_room(answer.generated):
+                        return "context"
                 answer.show()
                 row = steps.advance(token)
         finally:

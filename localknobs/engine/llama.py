@@ -15,7 +15,7 @@ import llama_cpp as lib
 
 from localknobs.engine.parameters import llama_parameters
 from localknobs.engine.settings import LoadSettings
-from localknobs.errors import BadFile, NotEnough
+from localknobs.errors import BadFile, BadValue, NotEnough
 from localknobs.gguf_info import read_header
 
 __all__ = ["ABORTED", "NO_CACHE_SLOT", "LoadedModel", "lib", "send_log_to_stderr"]
@@ -112,24 +112,37 @@ class LoadedModel:
             )
         self.vocabulary: Any = lib.llama_model_get_vocab(self.pointer)
         self.vocabulary_size: int = lib.llama_vocab_n_tokens(self.vocabulary)
+        self._open_context(eval_callback)
+        self.suppressed_tokens = self._suppressed()
+        self.devices = tuple(dict.fromkeys(map(_device_of, _weight_buffers)))
+        self.before_decode: Callable[[], None] | None = None
+        self._one = (lib.llama_token * 1)()
+        self._batch_of_one = lib.llama_batch_get_one(self._one, 1)
+        self._pieces: dict[int, bytes | None] = {}
+        self._buffer = ctypes.create_string_buffer(256)
+
+    def _open_context(self, eval_callback: Any) -> None:
+        parameters = self._parameters.context
         if eval_callback:
-            parameters.context.cb_eval = eval_callback
-        self.context = lib.llama_init_from_model(self.pointer, parameters.context)
+            parameters.cb_eval = eval_callback
+        self.context = lib.llama_init_from_model(self.pointer, parameters)
         if not self.context:
             self.close()
             raise NotEnough(
-                f"llama.cpp could not make a context of {context_size} tokens", "Use a smaller context: -c 4096."
+                f"llama.cpp could not make a context of {parameters.n_ctx} tokens", "Use a smaller context: -c 4096."
             )
         # llama.cpp may change what was asked for: read back what the context really has.
         self.context_size: int = lib.llama_n_ctx(self.context)
         self.batch_size: int = lib.llama_n_batch(self.context)
         self.memory: Any = lib.llama_get_memory(self.context)
-        self.suppressed_tokens = self._suppressed()
-        self.devices = tuple(dict.fromkeys(map(_device_of, _weight_buffers)))
-        self._one = (lib.llama_token * 1)()
-        self._batch_of_one = lib.llama_batch_get_one(self._one, 1)
-        self._pieces: dict[int, bytes | None] = {}
-        self._buffer = ctypes.create_string_buffer(256)
+
+    def watch(self, eval_callback: Any) -> None:
+        """Make the context anew, empty, without flash attention, so that a callback sees the scores of attention."""
+        parameters = self._parameters.context
+        lib.llama_free(self.context)
+        self.context = None
+        parameters.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self._open_context(eval_callback)
 
     def decode(self, tokens: Sequence[int]) -> int:
         """Compute tokens that follow what the cache holds; logits are kept for the last one.
@@ -140,9 +153,12 @@ class LoadedModel:
         Returns:
             llama.cpp's code: 0 done, 1 no room in the cache, 2 aborted, below 0 failed.
         """
+        if self.before_decode:
+            self.before_decode()
         if len(tokens) == 1:
             self._one[0] = tokens[0]
             return int(lib.llama_decode(self.context, self._batch_of_one))
+        self._check_batch(len(tokens))
         array = (lib.llama_token * len(tokens))(*tokens)
         return int(lib.llama_decode(self.context, lib.llama_batch_get_one(array, len(tokens))))
 
@@ -152,11 +168,20 @@ class LoadedModel:
         Also the way to see whole activations: where few logits are wanted, the last layer computes few rows.
         """
         count = len(tokens)
+        self._check_batch(count)
+        if self.before_decode:
+            self.before_decode()
         array = (lib.llama_token * count)(*tokens)
         batch = lib.llama_batch_get_one(array, count)
         wanted = (ctypes.c_int8 * count)(*[1] * count)
         batch.logits = ctypes.cast(wanted, ctypes.POINTER(ctypes.c_int8))
         return int(lib.llama_decode(self.context, batch))
+
+    def _check_batch(self, count: int) -> None:
+        if count > self.batch_size:  # llama.cpp would end the process
+            raise BadValue(
+                f"{count:,} tokens in one batch, and n_batch (-b) is {self.batch_size:,}", "Load with a larger -b."
+            )
 
     def _suppressed(self) -> tuple[int, ...]:
         """Return the tokens that the file says must never be drawn."""
@@ -171,6 +196,24 @@ class LoadedModel:
     def drop_last(self, count: int) -> bool:
         """Take the last tokens out of the cache again; False where the model cannot."""
         return bool(lib.llama_memory_seq_rm(self.memory, 0, self.tokens_in_cache() - count, -1))
+
+    def drop_range(self, begin: int, end: int) -> bool:
+        """Drop the positions of a range from the cache; False where the model cannot."""
+        return bool(lib.llama_memory_seq_rm(self.memory, 0, begin, end))
+
+    def move(self, begin: int, by: int) -> None:
+        """Move the positions from one on; done with the next decode. Only where `can_shift` says so, else it aborts."""
+        lib.llama_memory_seq_add(self.memory, 0, begin, -1, by)
+
+    @property
+    def can_shift(self) -> bool:
+        """Whether llama.cpp can move positions of this cache at all; not whether the numbers stay right."""
+        return bool(lib.llama_memory_can_shift(self.memory))
+
+    def window_reaches(self, position: int) -> bool:
+        """Whether layers with a sliding window hold all that a token at this position looks back at."""
+        window = int(lib.llama_model_n_swa(self.pointer))
+        return not window or int(lib.llama_memory_seq_pos_min(self.memory, 0)) <= max(0, position - window)
 
     def clear(self) -> None:
         """Empty the cache."""

@@ -49,6 +49,9 @@ def event_of(message: dict[str, Any]) -> events.Event:
         fields["scores"] = tuple(map(tuple, fields["scores"]))
     elif kind is events.Looked and fields["view"]:
         fields["view"] = SamplerView.from_plain(fields["view"])
+    elif kind is events.ContextDropped:
+        for name in ("held", "dropped"):
+            fields[name] = tuple(map(tuple, fields[name]))
     made: events.Event = kind(**fields)
     return made
 

@@ -36,6 +36,23 @@ def check_settings(header: Header, settings: LoadSettings) -> None:
         raise _together("split_mode", "tensor", "flash_attn", "off", "llama.cpp computes split tensors with it only")
 
 
+def why_no_shift(header: Header, settings: LoadSettings) -> str:
+    """Return why moving positions in the cache would crash or corrupt it, empty when it would not.
+
+    llama.cpp turns keys by the shift with the same call that turned them first, which multiplies them by YaRN's
+    attention factor again each time; and it cannot read back a quantized key that is rotated in part.
+    """
+    prefix = f"{header.architecture}.rope."
+    yarn = settings.rope_scaling == "yarn" or (
+        settings.rope_scaling == "model" and header.text(prefix + "scaling.type") in ("yarn", "longrope")
+    )
+    if yarn or settings.yarn_ext_factor > 0 or prefix + "scaling.attn_factor" in header.metadata:
+        return "with YaRN or LongRoPE each shift multiplies every key again, and the cache is corrupted"
+    if settings.cache_type_k not in _FLOATS and any(rotary_size(header) < size for size in key_head_sizes(header)):
+        return "this model's heads are rotated in part, and with a quantized K llama.cpp ends on a shift"
+    return ""
+
+
 def key_head_sizes(header: Header) -> tuple[int, ...]:
     """Return the sizes of one head's key: of full layers, and of sliding ones where they differ."""
     return _head_sizes(header, "attention.key_length")

@@ -37,6 +37,10 @@ class LoadSettings:
     flash_attn: str = "auto"
     no_kv_offload: str = "off"
     swa_full: str = "off"
+    context_full: str = "stop"
+    n_sink: int = 4
+    drop_by: str = "auto"
+    sliding_window: int = 0
     n_gpu_layers: int = -1
     cpu_moe: str = "off"
     n_cpu_moe: int = 0

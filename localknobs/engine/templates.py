@@ -52,11 +52,15 @@ class Prompt:
         tokens: What the model reads.
         stops: Stop strings that this way of prompting needs.
         note: Set when a substitute for the model's own template was used.
+        turns: Questions with what followed each, the last one being answered now; 0 for a raw text.
+        without_turns: Returns the tokens without so many of the oldest turns.
     """
 
     tokens: list[int]
     stops: tuple[str, ...] = ()
     note: str = ""
+    turns: int = 0
+    without_turns: Callable[[int], list[int]] = lambda _count: []
 
 
 class TemplateRenderer:
@@ -171,6 +175,22 @@ class ChatTemplate:
             messages: The conversation.
             continue_last: The last message is the assistant's, and the model goes on with it.
         """
+        tokens, stops, note = self._prompt_tokens(messages, continue_last)
+        starts = [at for at, message in enumerate(messages) if message["role"] == "user"]
+        known: dict[int, list[int]] = {0: tokens}
+
+        def without_turns(count: int) -> list[int]:
+            if count not in known:
+                shorter = [*messages[: starts[0]], *messages[starts[count] :]]
+                known[count] = self._prompt_tokens(shorter, continue_last)[0]
+            return known[count]
+
+        return Prompt(tokens, stops, note, len(starts), without_turns)
+
+    def _prompt_tokens(
+        self, messages: Sequence[Message], continue_last: bool
+    ) -> tuple[list[int], tuple[str, ...], str]:
+        """Return the tokens, stop texts and note of a conversation."""
         # The marker is letters and digits of a random number: no template and no user can know it.
         nonce = "Zq" + secrets.token_hex(8)
         hidden: list[str] = []
@@ -180,7 +200,7 @@ class ChatTemplate:
         tokens = self._tokens(text + tail, nonce, hidden)
         if self._begin_token >= 0 and tokens[:1] != [self._begin_token]:
             tokens.insert(0, self._begin_token)
-        return Prompt(tokens, stops, note)
+        return tokens, stops, note
 
     def plain(self, text: str) -> Prompt:
         """Return the tokens of a raw prompt: no template, control tokens read as such."""

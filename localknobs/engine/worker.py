@@ -31,6 +31,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.hardware import logical_cores, physical_cores
 from localknobs.knobs import check_values, defaults
+from localknobs.knobs.overflow import WHEN_FULL
 from localknobs.units import count_text
 
 LAST_S = 1.5
@@ -122,6 +123,8 @@ class Worker:
             self._generator.set_threads(*self._threads(settings.threads))
         if any(name.startswith("draft") for name in values):
             self._generator.drafting.use(settings)
+        if any(row.name in values for row in WHEN_FULL):
+            self._generator.overflow.use(settings)
         self._settings = settings
         self._write(protocol.to_line({"notes": [note] if (note := self._generator.drafting.note) else []}))
 
@@ -162,7 +165,7 @@ class Worker:
             draft = drafting.load_draft(
                 model, settings, threads, use_extra_bufts=bool(command["use_extra_bufts"]), probe=self._probe
             )
-        self._generator = generate.Generator(model, draft, settings, tuners, threads, self._send)
+        self._generator = generate.Generator(model, draft, header, settings, tuners, threads, self._send)
         self._settings = settings
         draft_note = self._generator.drafting.note
         control_texts, added_texts = model.reserved_texts(model.chat_template())
