@@ -12,6 +12,8 @@ from localknobs import preferences
 from localknobs.errors import LocalknobsError
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import palette_commands
+from localknobs.tui.child_job import JobEnded, JobTold
+from localknobs.tui.downloads import DownloadEnded, Downloads
 from localknobs.tui.screens.chat import ChatScreen
 
 
@@ -29,6 +31,7 @@ class LocalknobsApp(App[None]):
     def __init__(self, model: str | None = None) -> None:
         super().__init__()
         self._model = model
+        self.downloads = Downloads(self.post_message)
         theme = preferences.read().get("theme")
         if isinstance(theme, str) and theme in self.available_themes:
             self.theme = theme
@@ -41,6 +44,26 @@ class LocalknobsApp(App[None]):
         """Offer every action of the screen, then Textual's own."""
         yield from palette_commands(screen, getattr(screen, "ACTIONS", ()))
         yield from super().get_system_commands(screen)
+
+    def on_job_told(self, message: JobTold) -> None:
+        """A download goes on."""
+        self.downloads.hear(message)
+
+    def on_job_ended(self, message: JobEnded) -> None:
+        """A download is over."""
+        self.downloads.end(message)
+
+    def on_download_ended(self, message: DownloadEnded) -> None:
+        """Say it on whatever screen is shown."""
+        one = message.download
+        if one.state == "done":
+            self.notify(f"{one.title} is fetched. It is in the list of models (F3).", timeout=10)
+        else:
+            self.notify(f"{one.title}: {one.trouble}", severity="error", timeout=15)
+
+    def on_unmount(self) -> None:
+        """Stop the downloads; what they fetched is kept."""
+        self.downloads.close()
 
     def notify(self, message: str, **options: Any) -> None:
         """Show a notice; texts of models, files and errors in it are text, not markup."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from localknobs.errors import BadValue, LocalknobsError, NotFound, Unsupported
 from localknobs.fit.advice import Candidate
@@ -15,6 +16,9 @@ from localknobs.gguf_info import Header, check_is_model, read_header, shard_path
 from localknobs.hub.quants import DEFAULT_QUANT
 from localknobs.hub.spec import Spec, parse_spec
 from localknobs.library import find_model, installed_models
+
+if TYPE_CHECKING:
+    from localknobs.hub.repository import Repository
 
 MOST_ALIKE = 40
 """Files of one model that are looked at."""
@@ -97,17 +101,30 @@ def _alike(path: Path, headers: Sequence[Header]) -> list[Path]:
 def hub_choices(
     spec: Spec, machine: FitMachine, planning: Planning, adapters: Sequence[Header] = (), draft: Sequence[Header] = ()
 ) -> Choices:
-    """Return the quantizations that a repository on the hub holds; one header is fetched, by ranges.
+    """Return the quantizations of the repository that a user named.
 
     Raises:
         Offline: offline work is asked for.
         NotFound, HubFailure, BadFile: there is no such repository or file, or it cannot be read.
     """
-    from localknobs.hub.quants import choose  # the HTTP client loads with it
-    from localknobs.hub.remote import remote_headers
-    from localknobs.hub.repository import open_repository
+    from localknobs.hub.repository import open_repository  # the HTTP client loads with it
 
-    repository = open_repository(spec)
+    return repository_choices(open_repository(spec), spec, machine, planning, adapters, draft)
+
+
+def repository_choices(
+    repository: Repository, spec: Spec, machine: FitMachine, planning: Planning,
+    adapters: Sequence[Header] = (), draft: Sequence[Header] = (),
+) -> Choices:  # fmt: skip
+    """Return the quantizations that a repository on the hub holds; one header is fetched, by ranges.
+
+    Raises:
+        Offline: offline work is asked for.
+        NotFound, HubFailure, BadFile: there is no such file, or it cannot be read.
+    """
+    from localknobs.hub.quants import choose
+    from localknobs.hub.remote import remote_headers
+
     models = [file for file in repository.files if file.kind == "model"]
     if not models:
         raise Unsupported(

@@ -10,6 +10,7 @@ from textual.widgets import Input, Markdown, OptionList
 from localknobs.conversations import Conversation, saved_conversations
 from localknobs.engine import Noted, PromptRead
 from localknobs.errors import BadFile, ContextFull, EngineDied
+from localknobs.tui.screens.models import ModelsScreen
 from localknobs.tui.screens.picker import Picker
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.transcript import Notice
@@ -204,7 +205,7 @@ async def test_a_model_that_cannot_be_loaded_is_said_and_another_can_be_chosen(o
         await typed(pilot, "kept")
         scripted.failure = None
         await pilot.press("f3")
-        await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
+        await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen) and pilot.app.screen.marked)
         await pilot.press("enter")
         await until(pilot, lambda: screen.bridge.ready)
         assert screen.query_one(Composer).text == "kept"

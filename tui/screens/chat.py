@@ -39,6 +39,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("ctrl+r", "regenerate", "Again", "answer the last message again; the old answer stays as a branch"),
     Action("escape", "stop", "Stop", "stop the answer being written; else go back to the message box"),
     Action("ctrl+l", "reload", "Reload", "load the model again with the knobs marked ⟳"),
+    Action("f12", "get", "Get models", "search the hub and fetch models", in_footer=False),
     Action("ctrl+g", "forge", "Forge", "make smaller files of a model: merge, convert, quantize", in_footer=False),
     Action("f5", "system", "System prompt", "set the system prompt", in_footer=False),
     Action("f10", "levers", "Levers", "read about the five levers", in_footer=False),

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
 from localknobs.errors import LocalknobsError
-from localknobs.library import installed_models
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card, lever_cards
 from localknobs.tui.screens.answering import after_the_answer
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.model_loading import ModelScreen
-from localknobs.tui.screens.picker import Choice, ModelPicker, Picker
+from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.screens.text_dialog import TextDialog
+from localknobs.tui.screens.wish import Wish
 from localknobs.tui.widgets.knob_panel import PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.message_view import MessageView
-from localknobs.units import size_text
+
+if TYPE_CHECKING:
+    from localknobs.tui.app import LocalknobsApp
+    from localknobs.tui.downloads import Downloads
 
 
 class Dialogs(ModelScreen):
@@ -31,15 +35,29 @@ class Dialogs(ModelScreen):
     # ---- choosing -----------------------------------------------------------------------------
 
     def action_models(self) -> None:
-        """Choose a model."""
-        choices = []
-        for entry in installed_models():
-            usable = entry.usable
-            detail = f"{entry.quant} · {size_text(entry.size_bytes)} · context {entry.context:,}" if usable else ""
-            detail = entry.trouble or detail or f"{entry.kind}: cannot be chatted with"
-            choices.append(Choice(entry.name, entry.name, detail, usable))
-        note = "Every model on this machine; a path to any other GGUF file can be typed and entered."
-        self.app.push_screen(ModelPicker("Models", choices, note=note, chosen=self.model_name), self._model_chosen)
+        """Show the models of this machine; one can be chatted with, or made smaller."""
+        from localknobs.tui.screens.models import ModelsScreen
+
+        self.app.push_screen(ModelsScreen(self.wanted_name), self._wished)
+
+    def _wished(self, wish: Wish | None) -> None:
+        if wish and wish.what == "chat":
+            self.use_model(wish.model)
+        elif wish and wish.what == "forge":
+            self._open_forge(wish.model)
+        elif wish:
+            self.action_get()
+
+    def action_get(self) -> None:
+        """Search the hub and fetch models."""
+        from localknobs.tui.screens.get import GetScreen
+
+        self.app.push_screen(GetScreen(self.downloads), self._wished)
+
+    @property
+    def downloads(self) -> Downloads:
+        """The application's queue."""
+        return cast("LocalknobsApp", self.app).downloads
 
     def _model_chosen(self, name: str | None) -> None:
         if name:
@@ -47,9 +65,12 @@ class Dialogs(ModelScreen):
 
     def action_forge(self) -> None:
         """Open the Forge; what it made can be chatted with at once."""
+        self._open_forge(self.wanted_name)
+
+    def _open_forge(self, source: str) -> None:
         from localknobs.tui.screens.forge import ForgeScreen
 
-        self.app.push_screen(ForgeScreen(self.wanted_name), self._model_chosen)
+        self.app.push_screen(ForgeScreen(source), self._model_chosen)
 
     def action_chats(self) -> None:
         """Choose a saved conversation."""

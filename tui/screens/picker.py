@@ -79,14 +79,10 @@ class Picker(ModalScreen[str | None]):
             yield Static(printable(self._title), classes="title", markup=False)
             if self._note:
                 yield Static(self._note, classes="note", markup=False)
-            yield Input(
-                placeholder="type to narrow the list, or a path" if self._takes_text else "type to narrow the list"
-            )
+            yield Input(placeholder="type to narrow the list")
             yield OptionList()
             keys = "Enter chooses · ↑ ↓ move · Esc closes" + (" · Ctrl+D deletes" if self._deletable else "")
             yield Static(keys, classes="keys", markup=False)
-
-    _takes_text = False
 
     def on_mount(self) -> None:
         """Fill the list."""
@@ -117,8 +113,6 @@ class Picker(ModalScreen[str | None]):
             option = listed.get_option_at_index(listed.highlighted)
             if not option.disabled:
                 self.dismiss(option.id)
-        elif self._takes_text and event.value.strip():
-            self.dismiss(event.value.strip())
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Choose by mouse or Enter."""
@@ -141,9 +135,3 @@ class Picker(ModalScreen[str | None]):
     def action_cancel(self) -> None:
         """Return nothing."""
         self.dismiss(None)
-
-
-class ModelPicker(Picker):
-    """A picker that also takes a path."""
-
-    _takes_text = True

@@ -1,0 +1,134 @@
+"""The Get screen against a hub on loopback: search, files with their fit, downloads that are paused and go on."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gguf_files import small_gguf
+from loopback_hub import LoopbackHub, Repo
+from random_model import write_random_model
+from scripted_engine import until
+from textual.widgets import Static
+
+from localknobs.tui.screens.get import GetScreen
+from localknobs.tui.widgets.list_table import ListTable
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LoopbackHub]:
+    with LoopbackHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        kinds = {"small-Q8_0.gguf": "Q8_0", "small-F16.gguf": "F16"}
+        models = {name: write_random_model(tmp_path / name, kind=kind).read_bytes() for name, kind in kinds.items()}
+        hub.repos["maker/small-GGUF"] = Repo(dict(models))
+        hub.repos["maker/large-GGUF"] = Repo({"large-Q8_0.gguf": small_gguf() + random.Random(1).randbytes(6 * 2**20)})
+        yield hub
+
+
+async def get(pilot) -> GetScreen:
+    await pilot.press("f12")
+    await until(pilot, lambda: isinstance(pilot.app.screen, GetScreen))
+    return pilot.app.screen
+
+
+def rows(screen: GetScreen, table: str) -> list[list[str]]:
+    shown = screen.query_one(f"#{table}", ListTable)
+    return [[str(cell) for cell in shown.get_row_at(row)] for row in range(shown.row_count)]
+
+
+def said(screen: GetScreen) -> str:
+    return " ".join(str(screen.query_one("#advice", Static).render()).split())
+
+
+async def waits(pilot, condition, what: str = "") -> None:
+    """Wait for a child process, which takes longer than a screen."""
+    for _ in range(6):
+        try:
+            await until(pilot, condition, what)
+            return
+        except AssertionError:
+            continue
+    await until(pilot, condition, what)
+
+
+async def test_searching_opening_and_fetching_ends_in_a_chat(opened, hub, scripted, typed, tmp_path):
+    async with opened() as (pilot, screen):
+        found = await get(pilot)
+        await typed(pilot, "small")
+        await pilot.press("enter")
+        await waits(pilot, lambda: rows(found, "repositories"))
+        assert [row[0] for row in rows(found, "repositories")] == ["maker/small-GGUF"]
+        await pilot.press("enter")
+        await waits(pilot, lambda: len(rows(found, "files")) == 2)
+        await waits(pilot, lambda: any(row[2] == "yes" for row in rows(found, "files")), "the verdict")
+        found.query_one("#files", ListTable).mark("small-F16.gguf")
+        await pilot.press("enter")
+        await waits(pilot, lambda: [row[-1] for row in rows(found, "queue")] == ["done"], "the download")
+        found.query_one("#queue", ListTable).focus()
+        await pilot.press("t")
+        await until(pilot, lambda: pilot.app.screen is screen and len(scripted.engines) == 2)
+        assert scripted.engine.settings.model.name == "small-F16.gguf"
+        assert (tmp_path / "hub-cache") in scripted.engine.settings.model.parents
+
+
+async def test_a_download_goes_on_when_the_screen_is_left_and_after_a_pause(opened, hub, typed):
+    hub.store.stall = threading.Event()  # half of it comes, then nothing more
+    async with opened() as (pilot, screen):
+        found = await get(pilot)
+        await typed(pilot, "maker/large-GGUF")
+        await pilot.press("enter")
+        await waits(pilot, lambda: rows(found, "files"))
+        await pilot.press("enter")
+        one = pilot.app.downloads.items[0]
+        await waits(pilot, lambda: one.done_bytes > 0, "its first bytes")
+        await pilot.press("escape")
+        await until(pilot, lambda: pilot.app.screen is screen)
+        assert one.state == "running"
+        again = await get(pilot)
+        again.query_one("#queue", ListTable).focus()
+        await pilot.press("p")
+        await waits(pilot, lambda: one.job is None, "the end of its process")
+        assert one.state == "paused" and 0 < one.done_bytes < one.total_bytes
+        hub.store.stall.set()
+        await pilot.press("p")
+        await waits(pilot, lambda: one.state == "done", "the rest")
+        assert any("were fetched before" in note for note in one.notes), "it goes on where it was"
+
+
+async def test_what_is_not_there_is_said_and_nothing_is_fetched(opened, hub, typed):
+    async with opened() as (pilot, _screen):
+        found = await get(pilot)
+        await typed(pilot, "maker/nothing")
+        await pilot.press("enter")
+        await waits(pilot, lambda: "maker/nothing" in said(found))
+        assert not rows(found, "files") and not pilot.app.downloads.items
+
+
+async def test_a_failed_download_says_why_and_can_be_tried_again(opened, hub, typed):
+    async with opened() as (pilot, _screen):
+        found = await get(pilot)
+        await typed(pilot, "maker/large-GGUF")
+        await pilot.press("enter")
+        await waits(pilot, lambda: rows(found, "files"))
+        gone = hub.repos["maker/large-GGUF"].files
+        hub.repos["maker/large-GGUF"].files = {"README.md": b"nothing here any more"}
+        await pilot.press("enter")
+        one = pilot.app.downloads.items[0]
+        await waits(pilot, lambda: one.state == "failed", "the failure")
+        assert "large-Q8_0.gguf" in one.trouble
+        hub.repos["maker/large-GGUF"].files = gone
+        found.query_one("#queue", ListTable).focus()
+        await pilot.press("p")
+        await waits(pilot, lambda: one.state == "done", "the second try")
+
+
+async def test_offline_is_said_at_once(opened, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    async with opened() as (pilot, _screen):
+        found = await get(pilot)
+        assert "HF_HUB_OFFLINE" in said(found)

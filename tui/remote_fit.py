@@ -1,0 +1,38 @@
+"""Which files of a repository on the hub fit this machine, from one header that is read by ranges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from localknobs.engine import LoadSettings
+from localknobs.fit.advice import Adviser, advise
+from localknobs.fit.choices import repository_choices
+from localknobs.fit.machine import this_machine
+from localknobs.fit.planning import Planning
+from localknobs.hub.spec import Spec
+
+if TYPE_CHECKING:
+    from localknobs.hub.repository import Repository
+
+USUAL_CONTEXT = 8192
+WORDS = {"fits": "yes", "part": "in part", "context": "context too long", "weights": "no", "refused": "refused"}
+
+
+def badges(repository: Repository) -> tuple[dict[str, str], str]:
+    """Return a verdict in a word for each model file, by its quantization or else its path, and one recommendation.
+
+    Raises:
+        LocalknobsError: the header cannot be read.
+    """
+    if not any(file.kind == "model" for file in repository.files):
+        return {}, "A checkpoint: once fetched, the Forge makes a file of it that fits."
+    machine = this_machine()
+    with Planning() as planning:
+        choices = repository_choices(repository, Spec(repository.name), machine, planning)
+        header = choices.reference.headers[0]
+        context = min(USUAL_CONTEXT, header.context_trained or USUAL_CONTEXT)
+        rows = Adviser(choices.reference, LoadSettings(model=header.path, n_ctx=context)).rows(choices.candidates)
+        choices.close()
+    advice = advise(rows, machine, context)
+    text = f"{advice.row.candidate.name}: {advice.reason}" if advice.row else advice.reason
+    return {row.candidate.name: WORDS[row.verdict] for row in rows}, f"{text} Enter fetches the marked file."
