@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from localknobs.engine import LoadSettings
-from localknobs.fit.advice import Adviser, advise
+from localknobs.fit.advice import Adviser, advise, usual_context
 from localknobs.fit.choices import repository_choices
 from localknobs.fit.machine import this_machine
 from localknobs.fit.planning import Planning
@@ -14,7 +14,6 @@ from localknobs.hub.spec import Spec
 if TYPE_CHECKING:
     from localknobs.hub.repository import Repository
 
-USUAL_CONTEXT = 8192
 WORDS = {"fits": "yes", "part": "in part", "context": "context too long", "weights": "no", "refused": "refused"}
 
 
@@ -30,7 +29,7 @@ def badges(repository: Repository) -> tuple[dict[str, str], str]:
     with Planning() as planning:
         choices = repository_choices(repository, Spec(repository.name), machine, planning)
         header = choices.reference.headers[0]
-        context = min(USUAL_CONTEXT, header.context_trained or USUAL_CONTEXT)
+        context = usual_context(header)
         rows = Adviser(choices.reference, LoadSettings(model=header.path, n_ctx=context)).rows(choices.candidates)
         choices.close()
     advice = advise(rows, machine, context)
