@@ -7,21 +7,17 @@ program ends.
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import Literal
 
 from textual.message import Message
 
-from localknobs.jobs import Advanced, Noted, Started
+from localknobs.jobs import Advanced, Noted, Rate, Started
 from localknobs.tui.child_job import ChildJob, JobEnded, JobTold
 
 State = Literal["waiting", "running", "paused", "done", "failed"]
-RATE_WINDOW_S = 8.0
-"""The rate shown is of the last seconds, so that it follows a connection that becomes slow."""
 
 
 @dataclass
@@ -53,17 +49,12 @@ class Download:
     path: Path | None = None
     job: ChildJob | None = None
     notes: list[str] = field(default_factory=list)
-    _arrived: deque[tuple[float, int]] = field(default_factory=deque)
+    _rate: Rate = field(default_factory=Rate)
 
     @property
     def rate(self) -> float:
         """Bytes a second over the last seconds; 0 when nothing came."""
-        now = monotonic()
-        while self._arrived and now - self._arrived[0][0] > RATE_WINDOW_S:
-            self._arrived.popleft()
-        if self.state != "running" or not self._arrived:
-            return 0.0
-        return sum(amount for _, amount in self._arrived) / max(1.0, now - self._arrived[0][0])
+        return self._rate.per_second() if self.state == "running" else 0.0
 
     @property
     def left_s(self) -> float:
@@ -76,10 +67,10 @@ class Download:
             self.stage = event.what
             if event.total == self.total_bytes:
                 self.done_bytes = event.done
-                self._arrived.clear()
+                self._rate = Rate()
         elif isinstance(event, Advanced) and self.stage.startswith("fetching"):
             self.done_bytes = max(0, min(self.total_bytes, self.done_bytes + event.amount))
-            self._arrived.append((monotonic(), event.amount))
+            self._rate.add(event.amount)
         elif isinstance(event, Noted):
             self.notes.append(event.text)
 
@@ -156,8 +147,7 @@ class Downloads:
                 download.done_bytes = download.total_bytes
                 download.path = Path(json.loads(message.output)["path"])
             else:
-                download.trouble = message.error.splitlines()[-1] if message.error else "It was stopped."
-                download.trouble = message.error or download.trouble
+                download.trouble = message.error or "It was stopped."
             self._post(DownloadEnded(download))
         self._start_next()
 

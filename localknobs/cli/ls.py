@@ -8,17 +8,15 @@ from dataclasses import asdict
 
 from localknobs.cli.output import (
     NARROWEST,
-    cells,
     note,
     print_json,
-    shortened_in_the_middle,
     table,
     terminal_width,
     wrapped,
 )
 from localknobs.library import BUILT_IN, SOURCES, ModelEntry, list_models
 from localknobs.paths import models_folder
-from localknobs.terminal_text import printable
+from localknobs.terminal_text import cells, printable, shortened_in_the_middle
 from localknobs.units import count_text, size_text
 
 

@@ -13,9 +13,8 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
-from unicodedata import combining, east_asian_width
 
-from localknobs.terminal_text import printable
+from localknobs.terminal_text import cells, printable, shortened
 
 NARROWEST = 8
 """Columns below which a table's column is not shortened."""
@@ -35,35 +34,6 @@ def heading(text: str) -> str:
 def one_line(text: object) -> str:
     """Return a text from a file as one line that cannot steer the terminal."""
     return printable(" ".join(str(text).split()))
-
-
-def cells(text: str) -> int:
-    """Return how many columns a text takes in a terminal."""
-    if text.isascii():
-        return len(text)
-    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
-
-
-def shortened(text: str, width: int) -> str:
-    """Return a text cut to a width, with an ellipsis when something is missing."""
-    if cells(text) <= width:
-        return text
-    while text and cells(text) > width - 1:
-        text = text[:-1]
-    return text + "…"
-
-
-def shortened_in_the_middle(text: str, width: int) -> str:
-    """Return a text cut to a width, its beginning and its end kept."""
-    if cells(text) <= width:
-        return text
-    head, tail = text[: len(text) // 2], text[len(text) // 2 :]
-    while head and tail and cells(head) + cells(tail) > width - 1:
-        if cells(head) > cells(tail):
-            head = head[:-1]
-        else:
-            tail = tail[1:]
-    return f"{head}…{tail}"
 
 
 def table(

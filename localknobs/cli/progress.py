@@ -17,7 +17,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from localknobs.cli.output import clear_progress, note, shortened, show_progress
+from localknobs.cli.output import clear_progress, note, show_progress
 from localknobs.errors import Stopped
 from localknobs.jobs import (
     EVENTS_VARIABLE,
@@ -32,6 +32,7 @@ from localknobs.jobs import (
     drain,
     event_as_mapping,
 )
+from localknobs.terminal_text import shortened
 from localknobs.units import size_text, time_text
 
 REDRAW_S = 0.1

@@ -6,8 +6,9 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from localknobs.cli.output import cells, note, print_json, table, terminal_width
+from localknobs.cli.output import note, print_json, table, terminal_width
 from localknobs.errors import BadValue
+from localknobs.terminal_text import cells
 from localknobs.units import count_text, size_text
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ async def test_searching_opening_and_fetching_ends_in_a_chat(opened, hub, script
         await typed(pilot, "small")
         await pilot.press("enter")
         await waits(pilot, lambda: rows(found, "repositories"))
-        assert [row[0] for row in rows(found, "repositories")] == ["maker/small-GGUF"]
+        assert [row[2] for row in rows(found, "repositories")] == ["maker/small-GGUF"]
         await pilot.press("enter")
         await waits(pilot, lambda: len(rows(found, "files")) == 2)
         await waits(pilot, lambda: any(row[2] == "yes" for row in rows(found, "files")), "the verdict")

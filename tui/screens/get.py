@@ -15,7 +15,7 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from localknobs.errors import LocalknobsError
-from localknobs.terminal_text import printable
+from localknobs.terminal_text import printable, shortened_in_the_middle
 from localknobs.tui.actions import Action, bindings, key_help
 from localknobs.tui.cards import keys_help
 from localknobs.tui.downloads import Download, Downloads
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from localknobs.hub.repository import Repository
     from localknobs.hub.search import Found
 
+BAR_WIDTH, TITLE_WIDTH = 10, 34
 REDRAW_S = 0.25
 """How often the queue is drawn again."""
 
@@ -120,7 +121,7 @@ class GetScreen(Screen[Wish | None]):
 
     def on_mount(self) -> None:
         """Name the columns, and say at once when there is no connection to be had."""
-        self.query_one("#repositories", ListTable).add_columns("repository", "params", "downloads", "licence", "")
+        self.query_one("#repositories", ListTable).add_columns("params", "downloads", "repository", "licence", "")
         self.query_one("#files", ListTable).add_columns("quant", "size", "fits", "file")
         self.query_one("#queue", ListTable).add_columns("download", "", "rate", "left", "state")
         self.query_one("#search", Input).focus()
@@ -170,9 +171,9 @@ class GetScreen(Screen[Wish | None]):
         for one in event.found:
             lock = " gated" if one.gated else " private" if one.private else ""
             table.add_row(
-                Text(printable(one.repo)),
                 Text(count_text(one.parameters) if one.parameters else "-", justify="right"),
                 Text(count_text(one.downloads), justify="right"),
+                Text(printable(one.repo)),
                 Text(printable(one.licence) or "-"),
                 Text(" ".join(one.formats) + lock),
                 key=one.repo,
@@ -268,10 +269,10 @@ class GetScreen(Screen[Wish | None]):
         table.clear()
         for one in self._queue.items:
             share = one.done_bytes / one.total_bytes if one.total_bytes else 0.0
-            filled = round(16 * share)
+            filled = round(BAR_WIDTH * share)
             table.add_row(
-                Text(printable(one.title)),
-                Text(f"{'━' * filled}{'─' * (16 - filled)} {share:4.0%} of {size_text(one.total_bytes)}"),
+                Text(shortened_in_the_middle(printable(one.title), TITLE_WIDTH)),
+                Text(f"{'━' * filled}{'─' * (BAR_WIDTH - filled)} {share:4.0%} of {size_text(one.total_bytes)}"),
                 Text(f"{size_text(int(one.rate))}/s" if one.rate else ""),
                 Text(time_text(one.left_s) if one.left_s else ""),
                 Text(printable(one.trouble or (one.stage if one.state == "running" else one.state))),
