@@ -25,10 +25,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     from localknobs.evaluate.tasks import SHIPPED
 
     parser.description = (
-        "Measure models, and what a change did to them. A MODEL may carry loading flags of its own, in quotes: "
-        '"built-in -c 2048". What was measured is kept, and a stopped run goes on where it was. Suites: '
-        + "; ".join(f"{name}: {what}" for name, what in SUITES.items())
-        + "."
+        "Measure models, and what a change did to them. A MODEL may carry loading flags and GGUF adapters of its own, "
+        'in quotes: "built-in -ctk q8_0", "base.gguf --lora mine.gguf:0.8". What was measured is kept, and a stopped '
+        "run goes on where it was. Suites: " + "; ".join(f"{name}: {what}" for name, what in SUITES.items()) + "."
     )
     add = parser.add_argument
     add("models", metavar="MODEL", nargs="+", help="a file, a name from `localknobs ls`, or built-in")
@@ -130,11 +129,13 @@ class _QuotedFlags(Parser):
 
 def _variant(text: str, common: dict[str, Value]) -> Variant:
     """Return the model that a word names: a model, or a model with loading flags of its own."""
+    from localknobs.convert.adapter import parse_lora
     from localknobs.engine.settings import LoadSettings
     from localknobs.evaluate.config import Variant
 
     flags = ""
     own: dict[str, Value] = {}
+    loras: list[str] = []
     try:
         path = find_model(text)
     except NotFound:
@@ -144,8 +145,11 @@ def _variant(text: str, common: dict[str, Value]) -> Variant:
         path, flags = find_model(name.strip()), f"-{rest}"
         parser = _QuotedFlags(name.strip())
         add_knob_flags(parser, "loading")
-        own = chosen(parser.parse_args(shlex.split(flags)), "loading")
+        parser.add_argument("--lora", metavar="FILE[:SCALE]", action="append", default=[])
+        options = parser.parse_args(shlex.split(flags))
+        own, loras = chosen(options, "loading"), options.lora
         text = name.strip()
     label = path.stem if text != "built-in" else text
     settings = LoadSettings(model=path, **{**common, **own})  # type: ignore[arg-type]
-    return Variant(f"{label} {flags}".strip(), settings, flags)
+    adapters = tuple((choice.path, choice.scale) for choice in map(parse_lora, loras))
+    return Variant(f"{label} {flags}".strip(), settings, flags, adapters)

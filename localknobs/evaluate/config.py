@@ -39,11 +39,13 @@ class Variant:
         label: Its name in the report.
         settings: Which file, and how it is loaded; the context is chosen by what is measured.
         flags: The settings that differ from the run's, as they are typed.
+        adapters: GGUF adapters that are put on it, each with the factor on top of its own scale.
     """
 
     label: str
     settings: LoadSettings
     flags: str = ""
+    adapters: tuple[tuple[Path, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ class EvalConfig:
         seed: Of every choice.
         restart: Measure anew what was measured before.
         threads: 0 for all physical cores.
+        plan_memory: Let llama.cpp lay the memory out (a second or two); else it is computed from the header.
         command: The command line that asks for this, for the report.
     """
 
@@ -89,4 +92,5 @@ class EvalConfig:
     seed: int = 1
     restart: bool = False
     threads: int = 0
+    plan_memory: bool = True
     command: str = ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from localknobs.engine.adapters import attach_adapters
 from localknobs.engine.batch import Logits, TokenBatch, Tokens
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.settings import LoadSettings
@@ -120,6 +121,7 @@ def open_models(worker: Any, order: dict[str, Any]) -> None:
         worker.say({"loading": fields["label"]})
         # Without repacked weights: on some machines their instructions fault, and numbers stay comparable.
         model = LoadedModel(LoadSettings(**settings), order["context"], order["threads"], False, lambda done: None)
+        attach_adapters(model, [(Path(path), scale) for path, scale in fields["adapters"]])
         worker.models.append(OpenModel(fields["number"], fields["label"], model, TokenBatch(model)))
         worker.say({
             "opened": fields["number"], "vocabulary": model.vocabulary_size, "context": model.context_size,

@@ -69,7 +69,7 @@ def chart_of(report: Report, vram_bytes: int = 0) -> Chart | None:
         Point(label, size, quality, at in best, parent) for at, (label, size, quality, parent) in enumerate(found)
     ]
     context = max(model.context for model in models)
-    across = f"memory: weights and cache at {context:,} tokens" if vram_bytes else "size of the file"
+    across = f"memory at {context:,} tokens of context" if vram_bytes else "size of the file"
     up = f"mean KL divergence from {report.base}, nats" if use_divergence else "perplexity"
     return Chart(tuple(sorted(points, key=lambda point: point.size_bytes)), across, up, use_divergence, vram_bytes)
 

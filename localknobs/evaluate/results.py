@@ -181,7 +181,7 @@ class ModelResult:
         parameters: Weights.
         size_bytes: Of its files.
         bits_per_weight: On average.
-        memory_bytes: Weights and key-value cache at `context` tokens.
+        memory_bytes: Weights, key-value cache and computation at `context` tokens, on all devices.
         context: Tokens.
         perplexity: Of the text.
         divergence: From the parent.

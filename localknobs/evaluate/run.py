@@ -14,7 +14,8 @@ import numpy as np
 
 from localknobs import version
 from localknobs.convert.imatrix import text_bytes
-from localknobs.engine.checks import cache_bytes_per_token, plan_context
+from localknobs.engine.checks import plan_context
+from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadValue
 from localknobs.evaluate.config import AGAINST_PARENT, LEAST_CHUNK, MOST_CHUNK, SUITES, EvalConfig, Variant
 from localknobs.evaluate.results import ModelResult, Report
@@ -24,9 +25,15 @@ from localknobs.evaluate.statistics import perplexity_of
 from localknobs.evaluate.store import remove_oldest
 from localknobs.evaluate.summaries import by_position, forgetting_of, needle_result, speed_of, task_results
 from localknobs.evaluate.tasks import GENERAL, Item, read_suite
+from localknobs.fit.bill import Bill
+from localknobs.fit.choices import read_adapters, read_headers
+from localknobs.fit.formula import computed_bill
+from localknobs.fit.machine import other_machine, this_machine
+from localknobs.fit.planning import Planning
+from localknobs.fit.pricer import Pricer
 from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
 from localknobs.hardware import available_memory_bytes, physical_cores
-from localknobs.jobs import Job, Noted
+from localknobs.jobs import Job, Noted, Started
 
 BUILT_IN_NAME = "localknobs built-in"
 """What the built-in model's file calls itself; its own questions are asked only of it and its kin."""
@@ -101,6 +108,11 @@ def plan_eval(config: EvalConfig) -> EvalPlan:
     for number, variant in variants:
         largest = max(config.chunk_tokens, context if long else 0, *config.needle_lengths, config.position_tokens)
         plan_context(headers[number], replace(variant.settings, n_ctx=largest))
+        for path, _ in variant.adapters:
+            if read_header(path).kind != "adapter":
+                raise BadValue(
+                    f"{path} is no adapter", "Make one of a PEFT adapter: localknobs convert FOLDER --base BASE"
+                )
     text = config.text or shipped_text()
     text_bytes(text)
     mode, notes = _mode(config, headers)
@@ -182,6 +194,7 @@ def evaluate(plan: EvalPlan) -> Job[Report]:
     for note in plan.notes:
         yield Noted(note)
     remove_oldest()
+    memories = yield from _memories(plan)
     session = Session(config.threads or physical_cores())
     try:
         found = yield from Stages(plan, session).run()
@@ -191,7 +204,7 @@ def evaluate(plan: EvalPlan) -> Job[Report]:
         command=config.command, version=version(), engine=installed_version("llama-cpp-python"),
         made=datetime.now(UTC).isoformat(timespec="seconds"), took_s=monotonic() - began,
         threads=config.threads or physical_cores(), seed=config.seed, base=config.base.label if config.base else "",
-        models=tuple(_result(plan, number, found) for number, _ in plan.variants),
+        models=tuple(_result(plan, number, found, memories[number]) for number, _ in plan.variants),
         text=found.text.used if found.text else None,
         position_text=found.position.used if found.position else None,
         general_text=found.general.used if found.general else None,
@@ -199,10 +212,36 @@ def evaluate(plan: EvalPlan) -> Job[Report]:
     )  # fmt: skip
 
 
-def _result(plan: EvalPlan, number: int, found: Found) -> ModelResult:
+def _memories(plan: EvalPlan) -> Job[dict[int, Bill]]:
+    """Return what each model takes with its settings: weights, cache and computation, on all devices."""
+    if not plan.config.plan_memory:
+        machine = other_machine(())
+        return {
+            number: computed_bill(read_headers(header.path), _with_context(plan, number), machine)
+            for number, header in plan.headers.items()
+        }
+    yield Started("planning memory", 0, "models")
+    machine, bills, planning = this_machine(), {}, Planning()
+    try:
+        for number, variant in plan.variants:
+            adapters = read_adapters([path for path, _ in variant.adapters])
+            with Pricer(read_headers(variant.settings.model), machine, adapters, planning=planning) as pricer:
+                bills[number] = pricer.price(_with_context(plan, number))
+    finally:
+        planning.close()
+    return bills
+
+
+def _with_context(plan: EvalPlan, number: int) -> LoadSettings:
+    settings = dict(plan.variants)[number].settings
+    trained = plan.headers[number].context_trained
+    return replace(settings, n_ctx=settings.n_ctx or trained or plan.config.chunk_tokens)
+
+
+def _result(plan: EvalPlan, number: int, found: Found, bill: Bill) -> ModelResult:
     """Return what was found of one model."""
     variant, header, base = dict(plan.variants)[number], plan.headers[number], plan.config.base is not None and number
-    result = _about(variant, header, plan.config)
+    result = _about(variant, header, bill)
     if found.text:
         result = replace(result, perplexity=perplexity_of(found.text.surprises[number]))
         if number in found.text.kls:
@@ -229,11 +268,10 @@ def _result(plan: EvalPlan, number: int, found: Found) -> ModelResult:
     return result
 
 
-def _about(variant: Variant, header: Header, config: EvalConfig) -> ModelResult:
-    size = _size(header)
-    context = variant.settings.n_ctx or header.context_trained or config.chunk_tokens
+def _about(variant: Variant, header: Header, bill: Bill) -> ModelResult:
+    size = _size(header) + sum(path.stat().st_size for path, _ in variant.adapters)
     return ModelResult(
         label=variant.label, file=variant.settings.model.name, flags=variant.flags, quant=header.quant,
         parameters=header.parameters, size_bytes=size, bits_per_weight=header.bits_per_weight,
-        memory_bytes=size + context * cache_bytes_per_token(header), context=context,
+        memory_bytes=bill.weights + bill.cache + bill.compute, context=bill.context,
     )  # fmt: skip

@@ -36,7 +36,12 @@ class Session:
             extra: Let llama.cpp repack weights, as it does for a chat.
         """
         order = [
-            {"number": number, "label": variant.label, "settings": _plain(variant.settings)}
+            {
+                "number": number,
+                "label": variant.label,
+                "settings": _plain(variant.settings),
+                "adapters": [[str(path), scale] for path, scale in variant.adapters],
+            }
             for number, variant in models
         ]
         self._worker.send({"do": "open", "models": order, "context": context, "threads": self._threads, "extra": extra})

@@ -170,5 +170,6 @@ def _mark(variant: Variant, header: Header) -> dict[str, Any]:
         settings.pop(free)
     return {
         "files": [file_mark(shard) for shard in shard_paths(header)], "settings": settings,
+        "adapters": [[file_mark(path), scale] for path, scale in variant.adapters],
         "engine": installed_version("llama-cpp-python"),
     }  # fmt: skip

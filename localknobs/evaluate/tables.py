@@ -79,7 +79,7 @@ def _overview(report: Report) -> Table:
         [f"{model.bits_per_weight:.2f}" for model in models],
         [f"{size_text(model.memory_bytes)} at {model.context:,}" for model in models],
     ]
-    suites, about = [], ["Memory: weights and key-value cache at that many tokens of context."]
+    suites, about = [], ["Memory: weights, key-value cache and computation at that many tokens of context."]
     if any(model.speed for model in models):
         headings.append("tokens/s")
         columns.append([f"{model.speed.generation:,.1f}" if model.speed else "" for model in models])

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def main(threads: int, size: int, chunks: int, rounds: int, mode: str, *paths: s
     letters = random.integers(33, 126, 8 * size * chunks, np.uint8).tobytes().decode()
     text.write_text(letters, encoding="utf-8")
     settings = [{"model": path, "n_gpu_layers": 0} for path in paths]
-    models = [{"number": at, "label": Path(path).stem, "settings": one} for at, (path, one) in
+    models = [{"number": at, "label": Path(path).stem, "settings": one, "adapters": []} for at, (path, one) in
               enumerate(zip(paths, settings, strict=True))]  # fmt: skip
     open_models(worker, {"models": models, "context": size, "threads": threads, "extra": False})
     tokens = worker.models[0].tokens_of(letters)[: size * chunks]
@@ -72,17 +72,22 @@ def main(threads: int, size: int, chunks: int, rounds: int, mode: str, *paths: s
         kept = folder / "kept"
         KeptLogits.create(kept, chunks * (size - 1 - size // 2), worker.models[0].model.vocabulary_size)
         orders = [{**order, "keep": str(kept)}, {**order, "against": str(kept)}]
-    plain, measured = [], []
+    plain, measured, plain_cpu, measured_cpu = [], [], [], []
     for _ in range(rounds):
         for one in orders:
-            began = perf_counter()
+            began, cpu = perf_counter(), process_time()
             bare(worker.models, tokens, size)
             plain.append(perf_counter() - began)
-            began = perf_counter()
+            plain_cpu.append(process_time() - cpu)
+            began, cpu = perf_counter(), process_time()
             read_text(worker, one)
             measured.append(perf_counter() - began)
+            measured_cpu.append(process_time() - cpu)
     assert worker.records == rounds * len(orders) * chunks * len(worker.models)
-    print(json.dumps({"bare": plain, "measured": measured, "extra_bytes": peak_bytes() - before}))
+    print(json.dumps({
+        "bare": plain, "measured": measured, "bare_cpu": plain_cpu, "measured_cpu": measured_cpu,
+        "extra_bytes": peak_bytes() - before,
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

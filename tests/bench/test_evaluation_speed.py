@@ -29,7 +29,8 @@ def compare(capsys, what: str, *, threads: int, size: int, chunks: int, rounds: 
         print(
             f"\n{what}, {threads} threads: bare {tokens / median(found['bare']):,.0f} tokens/s, measured "
             f"{tokens / median(found['measured']):,.0f}, ratio {median(pairs):.3f} "
-            f"({', '.join(f'{pair:.3f}' for pair in pairs)}); extra memory {found['extra_bytes'] / 1e6:,.0f} MB"
+            f"({', '.join(f'{pair:.3f}' for pair in pairs)}); extra memory {found['extra_bytes'] / 1e6:,.0f} MB; "
+            f"all threads' work: {median(found['measured_cpu']) / median(found['bare_cpu']):.3f} of bare"
         )
 
 

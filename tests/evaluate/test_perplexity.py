@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluations import config_of, measure, nudged, raw_logits
+from evaluations import config_of, measure, nudged, raw_logits, variant, write_adapter
 from random_model import write_random_model
 
-from localknobs.errors import BadFile, BadValue
+from localknobs.errors import BadFile, BadValue, EngineDied
 from localknobs.evaluate.models import pieces
 from localknobs.evaluate.run import evaluate, plan_eval
 from localknobs.evaluate.stages import shipped_text
-from localknobs.jobs import Advanced, Noted
+from localknobs.jobs import Advanced, Noted, drain
 
 SIZE = 64
 TEXT = "".join(chr(33 + (at * at + 7 * at) % 90) for at in range(12 * SIZE + 20))
@@ -205,3 +209,52 @@ def test_the_shipped_text_is_not_the_calibration_text():
 
     assert not runs(shipped_text()) & runs(imatrix.shipped_text())
     assert len(shipped_text().read_bytes()) > 15_000
+
+
+def test_adapters_and_cache_types_are_measured_as_variants(models, text, tmp_path):
+    adapter, base = write_adapter(tmp_path / "adapter.gguf"), variant(models[0])
+    variants = (
+        replace(base, label="off", adapters=((adapter, 0.0),)),
+        replace(base, label="on", adapters=((adapter, 0.5),)),
+        replace(base, label="cache", settings=replace(base.settings, cache_type_k="bf16", cache_type_v="bf16")),
+    )
+    config = replace(config_of(models[:1], models[0], text=text, chunks=4), models=variants)
+    _, off, on, cache = drain(evaluate(plan_eval(config))).models
+    assert off.divergence.largest == 0.0 < cache.divergence.mean.value < 0.01 < on.divergence.mean.value
+    assert on.size_bytes == models[0].stat().st_size + adapter.stat().st_size
+
+
+def test_a_model_is_no_adapter(models):
+    wrong = replace(variant(models[0]), adapters=((models[1], 1.0),))
+    with pytest.raises(BadValue, match="is no adapter"):
+        plan_eval(replace(config_of(models[:1]), models=(wrong,)))
+
+
+def test_the_engines_death_is_told_and_what_was_measured_is_kept(built_in):
+    job = evaluate(plan_eval(config_of([built_in], chunk_tokens=256)))
+    with pytest.raises(EngineDied, match="ended by signal SIGKILL"):
+        for event in job:
+            if isinstance(event, Advanced):
+                for worker in [one for one in children() if "evaluate.worker" in one]:
+                    os.kill(int(worker.split()[0]), signal.SIGKILL)
+    notes = []
+    measure([built_in], chunk_tokens=256, chunks=2, on_event=notes.append)
+    assert any(isinstance(note, Noted) and "were read before" in note.text for note in notes) or not any(
+        isinstance(event, Advanced) for event in notes
+    )
+
+
+def children():
+    """Return the processes that this one has started, each as its number and its command."""
+    found = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
+    return found.stdout.splitlines()
+
+
+def test_the_memory_is_planned_with_the_context_that_was_asked_for(models, text):
+    one = variant(models[0], n_ctx=2048)
+    config = replace(config_of(models[:1], text=text, chunks=2), models=(one,), plan_memory=True)
+    (found,) = drain(evaluate(plan_eval(config))).models
+    cache = 2048 * 2 * (2 * 2 * 16) * 2  # tokens, layers, keys and values of 2 heads of 16, bytes
+    assert found.context == 2048 and cache < found.memory_bytes - models[0].stat().st_size < cache + 2**26
