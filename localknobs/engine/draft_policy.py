@@ -22,12 +22,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 64, 2048
 """Steps until a drafter that did not pay is looked at again; doubled each time it still does not."""
 WORTH = 1.02
 """Predicted speed, against plain steps, from which on a draft is made."""
-ALLOWED_SHARE, ALLOWED_TOKENS = 0.012, 4
+ALLOWED_SHARE, ALLOWED_TOKENS = 0.006, 4
 """Time that trials may lose: a share of all time so far, and what so many plain tokens take."""
 HOPE = 0.75
 """Acceptance that a drafter nobody has tried yet is believed to have."""
 FORGET = 0.97
 """How much of the past counts a draft later."""
+
+
+def drafter_of(kind: str) -> str:
+    """Return who makes a kind of draft: of `ngram 6`, `ngram`."""
+    return kind.partition(" ")[0]
 
 
 class StepCosts:
@@ -94,7 +99,7 @@ class Track:
         right, tried: Drafted tokens that were accepted, and that were judged; older ones count less.
         cost: Seconds to draft one token, typically.
         left: Drafts still to be made before it is judged.
-        pause: Steps until it is looked at again; 0 when it may draft.
+        pause: Step at which it is looked at again; 0 when it may draft.
         next_pause: The pause after the next verdict against it.
         best: Length that promises most, and the speed it promises against plain steps.
     """
@@ -130,6 +135,7 @@ class DraftPolicy:
         self.measured = measured
         self.costs = StepCosts(longest + 1)
         self.tracks: dict[str, Track] = {}
+        self._awake: dict[str, int] = {}  # kinds of each drafter that may draft
         self._steps = 0
         self._drafted_in_a_row = 0
         self._elapsed = 0.0
@@ -140,6 +146,10 @@ class DraftPolicy:
         self._steps += 1
         return self._steps <= PLAIN_FIRST or self._drafted_in_a_row >= PLAIN_AGAIN
 
+    def worth_looking(self, drafter: str) -> bool:
+        """Whether to ask a drafter at all: one whose drafts do not pay is asked at every fourth step only."""
+        return bool(self._awake.get(drafter, 1)) or not self._steps & 3
+
     def length(self, kind: str, room: int, extra_s: float = 0.0) -> int:
         """Return how many tokens to draft, 0 for none.
 
@@ -148,18 +158,19 @@ class DraftPolicy:
             room: Most tokens that the context and the batch have room for.
             extra_s: Seconds it would take to bring the drafter up to date first.
         """
-        track = self.tracks.get(kind) or self.tracks.setdefault(kind, Track())
+        track = self.tracks.get(kind) or self._new_track(kind)
         if track.pause:
-            track.pause -= 1
-            if track.pause:
+            if self._steps < track.pause:
                 return 0
+            track.pause = 0
+            self._awake[drafter_of(kind)] += 1
             # It may be another part of the text now: the past counts little.
             track.left, track.best, track.right, track.tried = RETRIAL, None, 0.3 * track.right, 0.3 * track.tried
         count, speed = track.best or self._best(track)
         if self.measured:
             on_trial = track.left > 0
             if not on_trial and speed < WORTH:
-                self._put_off(track)
+                self._put_off(kind, track)
                 return 0
             if not self._may_lose(count, track, extra_s, on_trial=on_trial):
                 return 0
@@ -187,7 +198,7 @@ class DraftPolicy:
             decode_s: Seconds of the verification.
             whole_s: Seconds from the beginning of the draft to that of the next step.
         """
-        track = self.tracks.setdefault(kind, Track())
+        track = self.tracks.get(kind) or self._new_track(kind)
         track.right = track.right * FORGET + accepted
         track.tried = track.tried * FORGET + accepted + (accepted < drafted)
         track.costs.append(draft_s / drafted)
@@ -202,13 +213,13 @@ class DraftPolicy:
         self._loss = max(-2 * limit, self._loss + min(lost, 2 * limit))
         if self.measured and not track.left:
             if track.best[1] < WORTH:
-                self._put_off(track)
+                self._put_off(kind, track)
             else:
                 track.next_pause = FIRST_PAUSE
 
     def record_nothing(self, kind: str, draft_s: float) -> None:
         """Take the time of a draft that came to nothing."""
-        track = self.tracks.setdefault(kind, Track())
+        track = self.tracks.get(kind) or self._new_track(kind)
         track.left = max(0, track.left - 1)
         self._elapsed += draft_s
         self._loss += draft_s
@@ -238,6 +249,14 @@ class DraftPolicy:
             at_risk += count * track.cost + (costs.ratios[count + 1] - 1) * costs.one
         return self._loss + at_risk <= ALLOWED_TOKENS * costs.plain + ALLOWED_SHARE * self._elapsed
 
-    def _put_off(self, track: Track) -> None:
-        track.pause = track.next_pause
+    def _new_track(self, kind: str) -> Track:
+        drafter = drafter_of(kind)
+        self._awake[drafter] = self._awake.get(drafter, 0) + 1
+        self.tracks[kind] = track = Track()
+        return track
+
+    def _put_off(self, kind: str, track: Track) -> None:
+        if not track.pause:
+            self._awake[drafter_of(kind)] -= 1
+        track.pause = self._steps + track.next_pause
         track.next_pause = min(LONGEST_PAUSE, 2 * track.next_pause)

@@ -15,7 +15,9 @@ NGRAM, MODEL = "ngram", "model"
 
 
 class Drafter(Protocol):
-    """What guesses tokens."""
+    """What guesses tokens; the kinds of its drafts begin with its name."""
+
+    name: str
 
     def look(self, tokens: Sequence[int]) -> tuple[str, float] | None:
         """Return what kind of draft it has for what follows these tokens, and the seconds before it can begin."""
@@ -45,6 +47,7 @@ class NgramDrafter:
     Source: prompt lookup decoding (Saxena 2023); llama.cpp common/ngram-map.cpp.
     """
 
+    name = NGRAM
     LOOKED_AT = 8
     """Latest places with the same last tokens of which the longest match is taken."""
 
@@ -115,6 +118,7 @@ class ModelDrafter:
         stopped: Whether the answer is being stopped: a long text is not read to its end then.
     """
 
+    name = MODEL
     PIECE = 256
 
     def __init__(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from localknobs.engine.cache import TokenCache
-from localknobs.engine.draft_policy import DraftPolicy
+from localknobs.engine.draft_policy import DraftPolicy, drafter_of
 from localknobs.engine.drafters import Drafter
 from localknobs.engine.steps import LAST_ROW
 from localknobs.engine.threads import AdaptiveThreads
@@ -135,7 +135,7 @@ class SpeculativeSteps:
             return "", []
         best: tuple[float, int, str, Drafter] | None = None
         for drafter in self._drafters:
-            found = drafter.look(text)
+            found = drafter.look(text) if policy.worth_looking(drafter.name) else None
             if found and (count := policy.length(found[0], room, found[1])):
                 speed = policy.speed(found[0])
                 if best is None or speed > best[0]:
@@ -159,6 +159,6 @@ class SpeculativeSteps:
             # Without the time of a draft that came to nothing: that is not what a plain step takes.
             self._policy.record_plain(decode_s, now - step.drafted_at)
             return
-        self.tally.accepted_of[step.kind.split()[0]] += step.accepted
+        self.tally.accepted_of[drafter_of(step.kind)] += step.accepted
         draft_s = step.drafted_at - step.began
         self._policy.record(step.kind, step.rows - 1, step.accepted, draft_s, decode_s, whole_s)
