@@ -82,7 +82,7 @@ def models(tmp_path_factory):
         "never_ends": True,
     }  # fmt: skip
     return (
-        write_random_model(folder / "nine.gguf", layers=9, loud_layers=1, whisper=0.035, **shape),
+        write_random_model(folder / "nine.gguf", layers=9, loud_layers=1, whisper=0.02, **shape),
         write_random_model(folder / "one.gguf", layers=1, **shape),
         write_random_model(folder / "stranger.gguf", layers=1, seed=9, **shape),
     )

@@ -45,6 +45,33 @@ def test_a_seed_repeats_a_drawn_answer(run):
     assert answer("7") == answer("7") != answer("8")
 
 
+def test_drafts_change_the_speed_and_not_the_answer(run, endless):
+    words = ("chat", endless, "-p", "abc abc abc", "-t", "1", "--temp", "0", "-n", "60")
+    plain = run(*words, "--stats")
+    assert "guessed" not in plain.stderr
+    drafted = run(*words, "--draft", "ngram", "--stats")
+    assert drafted.stdout == plain.stdout
+    assert "guessed tokens accepted (" in drafted.stderr and "by ngram" in drafted.stderr
+    named = json.loads(run(*words, "-md", endless, "--draft-max", "4", "--json").stdout)
+    assert named["answer"] == plain.stdout.removesuffix("\n")
+    by_model = json.loads(run(*words, "-md", endless, "--draft", "model", "--json").stdout)["stats"]
+    assert by_model["drafted_by"] == ["model"] and by_model["accepted_tokens"] > 10
+
+
+def test_a_draft_that_cannot_be_is_one_line_with_the_reason(run, endless, tmp_path):
+    other = write_random_model(tmp_path / "other.gguf", fillers=300)
+    words = ("chat", endless, "-p", "x", "-t", "1")
+    for more, code, complaint in (
+        (("-md", other), 3, "other.gguf cannot draft for this model: it has 561 tokens, and the model 261"),
+        (("-md", tmp_path / "none.gguf"), 3, "There is no"),
+        (("--draft", "model"), 2, "needs a draft model"),
+        (("--draft", "sometimes"), 2, "one of none, ngram, model, auto"),
+        (("--draft-max", "0"), 2, "draft_max (--draft-max) cannot be 0"),
+    ):
+        done = run(*words, *more)
+        assert done.returncode == code and complaint in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_standard_input_is_the_prompt_or_is_added_to_it(run, echo):
     def prompt_tokens(*arguments, stdin=""):
         return json.loads(run("chat", echo, "--json", "-t", "1", *arguments, stdin=stdin).stdout)["stats"][

@@ -133,6 +133,9 @@ def test_knobs_are_turned_shown_and_reset(chat):
     assert "0 = auto" in say(screen, "/set threads", "threads = 1 ")
     say(screen, "/set threads default", "threads = 0, from the next answer on")
     say(screen, "/set threads 1", "threads = 1, from the next answer on")
+    say(screen, "/set draft ngram", "draft = ngram, from the next answer on")
+    assert "-md FILE" in say(screen, "/set draft model", "needs a draft model").replace("\n", " ")
+    assert "draft = ngram" in say(screen, "/set draft", "none, ngram, model, auto")
 
 
 def test_presets_are_listed_used_and_saved(chat, home):
