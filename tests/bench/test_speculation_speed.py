@@ -46,7 +46,7 @@ def compare(capsys, name: str, settings: LoadSettings, kinds: list[str], *, roun
                 engines[kind] = load(settings)
                 engines[kind].use_settings({"draft": kind})
             for turn in range(rounds):
-                for kind, one in engines.items():
+                for kind, one in list(engines.items())[:: 1 if turn % 2 else -1]:
                     ahead, began = processor_seconds(one), perf_counter()
                     chosen = {"seed": turn, "n_predict": tokens, **values}
                     stats = next(
