@@ -40,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("-o", "--output", metavar="F", action="append", default=[], type=Path, help=
         "also write the report: .html (one file with everything), .svg or .png (the picture), .json; "
         "repeatable")  # fmt: skip
-    add("--vram", metavar="GIB", type=float, default=0.0, help="memory of the card, a line in the picture")
+    add("--vram", metavar="SIZE", default="", help="memory of the card, such as 12G: a line in the picture")
     add("--minutes", metavar="M", type=float, default=0.0, help="time to measure; the sample is chosen to fit")
     add("--seed", metavar="N", type=int, default=1, help="of every choice; default 1")
     add("--restart", action="store_true", help="measure anew what was measured before")
@@ -79,8 +79,10 @@ def run(options: Namespace) -> int:
     from localknobs.evaluate.config import AGAINST_PARENT, SUITES, EvalConfig
     from localknobs.evaluate.run import evaluate, plan_eval
     from localknobs.evaluate.writing import check_outputs, write_report
+    from localknobs.fit.cards import parse_size
 
     check_outputs(options.output)
+    vram_bytes = parse_size(options.vram) if options.vram else 0
     suites = options.suite.split(",") if options.suite else ["ppl", *(["kld"] if options.base else [])]
     if suites == ["all"]:
         suites = [name for name in SUITES if options.base or name not in AGAINST_PARENT]
@@ -107,14 +109,14 @@ def run(options: Namespace) -> int:
     )
     report = run_job(evaluate(plan_eval(config)), stopped="What was measured is kept: the same command goes on.")
     for target in options.output:
-        write_report(report, target, vram_bytes=int(options.vram * 2**30))
+        write_report(report, target, vram_bytes=vram_bytes)
         note(f"Written: {target}")
     if options.json:
         print_json(report.as_mapping())
     else:
         from localknobs.cli.report import print_report
 
-        print_report(report, vram_bytes=int(options.vram * 2**30))
+        print_report(report, vram_bytes=vram_bytes)
     return 0
 
 

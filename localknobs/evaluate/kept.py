@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from localknobs.errors import NotEnough
 from localknobs.evaluate.distances import Floats, Logits, Scores, Tokens, blocks, score
+from localknobs.hardware import free_disk_bytes
+from localknobs.units import size_text
 
 KEPT_TOKENS = 256
 LEAST_TAIL = -690.0
@@ -45,12 +48,25 @@ class KeptLogits:
 
     @staticmethod
     def create(path: Path, tokens: int, vocabulary: int) -> bool:
-        """Make a file with room for tokens; return False where it is there already, which is left as it is."""
+        """Make a file with room for tokens; return False where it is there already, which is left as it is.
+
+        Raises:
+            NotEnough: the disk has no room for it.
+        """
         kept = min(KEPT_TOKENS, vocabulary)
         size = tokens * _kind(kept).itemsize
         if path.exists() and path.stat().st_size == size:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
+        # A mapped file that finds no room ends the process that writes to it: asked for before.
+        free = free_disk_bytes(path.parent)
+        if size > 0.95 * free:
+            raise NotEnough(
+                f"The parent's log-probabilities take {size_text(size)}, and {size_text(free)} of the disk are free",
+                "Read fewer chunks (--chunks), or free some space.",
+                needed_bytes=size,
+                available_bytes=free,
+            )
         with open(path, "wb") as file:
             file.truncate(size)
         path.with_suffix(".width").write_text(str(kept), encoding="ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -140,8 +141,8 @@ def _check(config: EvalConfig) -> None:
         raise BadValue(
             f"A chunk cannot have {config.chunk_tokens:,} tokens", f"It takes {LEAST_CHUNK} to {MOST_CHUNK:,}: --chunk"
         )
-    if min(config.chunks, config.threads, config.minutes, config.position_tokens) < 0:
-        raise BadValue("A count or a time cannot be below 0", "0 sets no limit.")
+    if min(config.chunks, config.threads, config.position_tokens) < 0 or not 0 <= config.minutes < math.inf:
+        raise BadValue("A count or a time cannot be below 0 or without end", "0 sets no limit.")
     if not (1 <= config.needle_depths <= 101 and 1 <= config.needles <= 100 and 0 <= config.needle_others <= 7):
         raise BadValue(
             "The needles' grid is out of range", "It takes 1 to 101 depths, 1 to 100 needles a cell, 0 to 7 other keys."

@@ -24,6 +24,8 @@ from localknobs.paths import cache_folder
 
 MOST_FILES = 400
 """Journals that are kept; the oldest go first."""
+MOST_KEPT = 4
+"""Files of kept log-probabilities: a text of a million tokens makes one of 1.5 GB."""
 
 
 def evaluations_folder() -> Path:
@@ -97,6 +99,7 @@ class Records:
 def remove_oldest() -> None:
     """Keep the folder from growing without end."""
     with contextlib.suppress(OSError, LocalknobsError):
-        files = sorted(evaluations_folder().glob("*.jsonl"), key=lambda file: file.stat().st_mtime)
-        for file in files[: max(0, len(files) - MOST_FILES)]:
-            file.unlink(missing_ok=True)
+        for ending, most in (("jsonl", MOST_FILES), ("kept", MOST_KEPT)):
+            files = sorted(evaluations_folder().glob(f"*.{ending}"), key=lambda file: file.stat().st_mtime)
+            for file in files[: max(0, len(files) - most)]:
+                file.unlink(missing_ok=True)

@@ -34,6 +34,8 @@ def estimate_text(found: Estimate, digits: int = 4) -> str:
     """Return a number with its error, at as many digits as the error leaves meaning."""
     if not math.isfinite(found.error) or found.error == 0:
         return f"{found.value:.{digits}g}"
+    if abs(found.value) < 1e-4:
+        return f"{found.value:.2e} ± {found.error:.1e}"
     # Two digits of the error, and the value to the same place.
     place = max(0, min(9, 1 - math.floor(math.log10(found.error))))
     return f"{found.value:.{place}f} ± {found.error:.{place}f}"

@@ -13,7 +13,7 @@ import pytest
 from evaluations import config_of, measure, nudged, raw_logits, variant, write_adapter
 from random_model import write_random_model
 
-from localknobs.errors import BadFile, BadValue, EngineDied
+from localknobs.errors import BadFile, BadValue, EngineDied, NotEnough
 from localknobs.evaluate.models import pieces
 from localknobs.evaluate.run import evaluate, plan_eval
 from localknobs.evaluate.stages import shipped_text
@@ -258,3 +258,11 @@ def test_the_memory_is_planned_with_the_context_that_was_asked_for(models, text)
     (found,) = drain(evaluate(plan_eval(config))).models
     cache = 2048 * 2 * (2 * 2 * 16) * 2  # tokens, layers, keys and values of 2 heads of 16, bytes
     assert found.context == 2048 and cache < found.memory_bytes - models[0].stat().st_size < cache + 2**26
+
+
+def test_a_disk_without_room_for_what_is_kept_is_told_before(models, text, monkeypatch):
+    from localknobs.evaluate import kept
+
+    monkeypatch.setattr(kept, "free_disk_bytes", lambda folder: 1000)
+    with pytest.raises(NotEnough, match=r"log-probabilities take .* and 1,000 B of the disk are free"):
+        measure([models[1]], models[0], text=text, mode="bounded")

@@ -133,6 +133,8 @@ def test_the_verb_prints_tables_and_writes_files(models, tmp_path, capsys):
         (["built-in", "-o", "a.pdf"], 2, "Names end in"),
         (["built-in", "--tasks", "missing.jsonl", "--suite", "tasks"], 3, "missing.jsonl"),
         (["built-in -c many"], 2, "n_ctx"),
+        (["built-in", "--vram", "much"], 2, "'much' is no size of memory"),
+        (["built-in", "--minutes", "nan"], 2, "cannot be below 0 or without end"),
         (["built-in", "--needle-lengths", "a,b", "--suite", "needle"], 2, "--needle-lengths"),
         (["built-in", "--needle-lengths", "5", "--suite", "needle"], 2, "Lengths are 32 tokens and more"),
     ],
