@@ -60,7 +60,7 @@ class KeptLogits:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A mapped file that finds no room ends the process that writes to it: asked for before.
         free = free_disk_bytes(path.parent)
-        if size > 0.95 * free:
+        if free and size > 0.95 * free:
             raise NotEnough(
                 f"The parent's log-probabilities take {size_text(size)}, and {size_text(free)} of the disk are free",
                 "Read fewer chunks (--chunks), or free some space.",
