@@ -137,3 +137,8 @@ def _as_json(
         "notes": rope_notes(header, settings),
         "written": {"path": str(written.path), "cloned": written.cloned} if written else None,
     }
+
+
+def sources(options: Namespace) -> list[Path]:
+    """Return what the file is made of, for the ledger."""
+    return [find_model(options.model)]

@@ -69,6 +69,13 @@ def run(options: Namespace) -> int:
     return 0
 
 
+def sources(options: Namespace) -> list[Path]:
+    """Return what the files are made of, for the ledger."""
+    from localknobs.convert.adapter import parse_lora
+
+    return [Path(options.source).expanduser(), *(parse_lora(text).path for text in options.lora)]
+
+
 def _show_written(file: Path, as_json: bool) -> None:
     size = file.stat().st_size
     if as_json:

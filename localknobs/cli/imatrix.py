@@ -89,3 +89,9 @@ def run(options: Namespace) -> int:
     words = ["localknobs", "quantize", options.model or "MODEL", "IQ3_M", "--imatrix", str(output)]
     note(f"To use it: {shlex.join(words)}")
     return 0
+
+
+def sources(options: Namespace) -> list[Path]:
+    """Return what the matrix is made of, for the ledger."""
+    model = [find_model(options.model)] if options.model else []
+    return [*model, *([options.text] if options.text else []), *options.in_file]

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from time import perf_counter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 VERBS = {
     "chat": "chat with a model in this terminal, or answer one prompt",
@@ -27,6 +33,7 @@ VERBS = {
     "quantize": "make a smaller file of a model, or several in one pass",
     "verify": "prove that a GGUF file is the model of its checkpoint",
     "eval": "measure models, and what a change did to them, in one report",
+    "redo": "make a file again, as its card says, and compare",
     "imatrix": "measure which weights matter, for better small files",
     "bench": "measure how fast a model reads and writes, over threads, batches, offload, cache types",
     "knobs": "list every knob, or explain one knob or lever",
@@ -148,8 +155,27 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
         return leaving.code if isinstance(leaving.code, int) else 0
     if options.offline:
         _go_offline()
+    began = perf_counter()
     code: int = module.run(options)
+    if code == 0 and hasattr(module, "sources"):
+        _record(verb, arguments, lambda: module.sources(options), perf_counter() - began)
     return code
+
+
+def _record(verb: str, arguments: list[str], sources: Callable[[], Sequence[Path]], took_s: float) -> None:
+    """Write a card beside what was made; that it cannot be written is no failure of the work."""
+    from localknobs.cli.output import note
+    from localknobs.cli.progress import written
+    from localknobs.errors import LocalknobsError
+    from localknobs.ledger import record
+
+    try:
+        if written:
+            record(written, verb, arguments, sources(), took_s)
+    except (LocalknobsError, OSError) as error:
+        note(str(error))
+    finally:
+        written.clear()
 
 
 def _go_offline() -> None:

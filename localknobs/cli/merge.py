@@ -48,3 +48,10 @@ def run(options: Namespace) -> int:
     print(f"{folder}  {size_text(size)}, {len(config.loras)} adapter{'s' if len(config.loras) > 1 else ''} merged")
     note(f"To make a GGUF of it: localknobs convert {shlex.quote(str(folder))}")
     return 0
+
+
+def sources(options: Namespace) -> list[Path]:
+    """Return what the folder is made of, for the ledger."""
+    from localknobs.convert.adapter import parse_lora
+
+    return [options.base.expanduser(), *(parse_lora(text).path for text in options.lora)]

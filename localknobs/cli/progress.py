@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import Any
@@ -29,6 +30,7 @@ from localknobs.jobs import (
     Rate,
     Result,
     Started,
+    Wrote,
     drain,
     event_as_mapping,
 )
@@ -40,6 +42,10 @@ REDRAW_S = 0.1
 PLAIN_LINE_S = 10.0
 """Least time between two lines where standard error is no terminal."""
 _BAR_CELLS, _LEAST_BAR_CELLS, _LEAST_NAME_CELLS = 24, 8, 12
+
+
+written: list[Path] = []
+"""What the jobs of this command line wrote, in order, for the ledger."""
 
 
 def run_job(
@@ -59,6 +65,8 @@ def run_job(
 
     def take(event: JobEvent) -> None:
         bar.on_event(event)
+        if isinstance(event, Wrote):
+            written.append(event.path)
         if on_event:
             on_event(event)
 

@@ -92,6 +92,19 @@ def run(options: Namespace) -> int:
     return 0
 
 
+def sources(options: Namespace) -> list[Path]:
+    """Return what the files are made of, for the ledger."""
+    from localknobs.convert.adapter import parse_lora
+
+    source = Path(options.source).expanduser()
+    matrix = [options.imatrix] if options.imatrix else []
+    return [
+        source if source.is_dir() else find_model(options.source),
+        *(parse_lora(text).path for text in options.lora),
+        *matrix,
+    ]
+
+
 def make_plan(options: Namespace) -> QuantizePlan:
     """Return the checked plan of a command line."""
     from localknobs.convert.adapter import parse_lora

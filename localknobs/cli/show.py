@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from localknobs.cli.output import facts, heading, note, print_json, table
 from localknobs.engine.checks import cache_bytes_per_token
-from localknobs.errors import LocalknobsError
+from localknobs.errors import LocalknobsError, NotFound
 from localknobs.gguf_info import ArrayInfo, Header, TensorInfo, check_is_model, read_header, shard_paths
 from localknobs.knobs import knob
+from localknobs.ledger import read_card
 from localknobs.library import BUILT_IN, find_model
-from localknobs.units import count_text, size_text
+from localknobs.units import count_text, size_text, time_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -69,10 +73,37 @@ def run(options: Namespace) -> int:
     if sampling := header.sampling:
         print("\n" + heading("recommended sampling (--preset model)"))
         print(facts((f"  {name}", knob(name).show(value)) for name, value in sampling.items()))
+    _print_card(header.path)
     if options.tensors:
         rows = [(one.name, _shape(one), one.type_name, size_text(one.size_bytes)) for one in file.tensors]
         print("\n" + table(("TENSOR", "SHAPE", "TYPE", "SIZE"), rows, right=(1, 3)))
     return 0
+
+
+def _print_card(path: Path) -> None:
+    """Print what the ledger knows of a file."""
+    try:
+        card = read_card(path)
+    except NotFound:
+        return
+    except LocalknobsError as error:
+        note(str(error))
+        return
+    print("\n" + heading("made here (`localknobs redo` makes it again)"))
+    print(facts([
+        ("  command", shlex.join(["localknobs", card.verb, *card.arguments])), ("  in", card.folder),
+        *(("  of", f"{source.path}, {size_text(source.size_bytes)}") for source in card.sources),
+        ("  when", f"{card.made}, in {time_text(card.took_s)}"),
+        ("  with", ", ".join(f"{name} {number}" for name, number in card.versions.items())),
+        *(("  measured", measured_text(one)) for one in card.measurements),
+    ]))  # fmt: skip
+
+
+def measured_text(measurement: Mapping[str, Any]) -> str:
+    """Return what was measured on one line: the kind, then its numbers."""
+    numbers = [f"{name} {value:.6g}" for name, value in measurement.items() if isinstance(value, float)]
+    counts = [f"{name} {value:,}" for name, value in measurement.items() if isinstance(value, int)]
+    return f"{measurement.get('kind', '?')}: {', '.join((*numbers, *counts))} ({measurement.get('when', '')})"
 
 
 def _facts(file: _File) -> Iterator[tuple[str, object]]:
@@ -165,6 +196,8 @@ def _document(file: _File, with_tensors: bool) -> dict[str, Any]:
             for key, value in header.metadata.items()
         },
     }  # fmt: skip
+    with contextlib.suppress(LocalknobsError):
+        document["card"] = asdict(read_card(header.path))
     if with_tensors:
         document["tensors"] = [
             {"name": one.name, "shape": one.shape, "type": one.type_name, "size_bytes": one.size_bytes}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from localknobs.errors import BadValue, LocalknobsError
 from localknobs.jobs import remove_file_or_folder
+from localknobs.ledger import card_path
 from localknobs.library.entry import ModelEntry
 from localknobs.library.fetched import forget_fetched, removable_files, tidy_repository
 from localknobs.library.scan import BUILT_IN, discover
@@ -58,6 +59,7 @@ def plan_removal(entry: ModelEntry) -> RemovalPlan:
     paths = [entry.path] if os.path.isdir(entry.path) else list(entry.files or (entry.path,))
     if entry.projector and not _used_by_others(entry):
         paths.append(entry.projector)
+    paths += [card for card in map(card_path, paths) if card.is_file() and card.parent not in paths]
     outside = [path for path in paths if not os.path.abspath(path).startswith(folder + os.sep)]
     if outside:
         raise BadValue(f"{outside[0]} does not lie in {folder}", "Only what lies there is removed.")
