@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
-    from localknobs.evaluate.config import DEFAULT_CHUNK, SUITES
-    from localknobs.evaluate.tasks import SHIPPED
+    from localknobs.evaluate.config import DEFAULT_CHUNK, SHIPPED, SUITES
 
     parser.description = (
         "Measure models, and what a change did to them. A MODEL may carry loading flags and GGUF adapters of its own, "

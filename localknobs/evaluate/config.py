@@ -17,6 +17,15 @@ SUITES = {
     "position": "perplexity by place in the context",
     "speed": "tokens a second on this machine",
 }
+SHIPPED = {
+    "arithmetic": "sums that a person does in the head",
+    "format": "answers of a form that the question sets",
+    "extraction": "facts taken out of a short text",
+    "recall": "a fact said once in a page of other talk",
+    "choices": "the continuation that makes sense, by log-probability",
+    "built-in": "what the built-in model was taught, in wordings it never saw",
+}
+"""The suites of tasks that come with the program."""
 AGAINST_PARENT = ("kld", "forgetting")
 """Suites that make no sense without a parent."""
 TIME_SHARES = {

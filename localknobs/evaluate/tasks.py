@@ -24,16 +24,8 @@ from typing import Any
 
 from localknobs.convert.imatrix import text_bytes
 from localknobs.errors import BadFile, BadValue
+from localknobs.evaluate.config import SHIPPED
 
-SHIPPED = {
-    "arithmetic": "sums that a person does in the head",
-    "format": "answers of a form that the question sets",
-    "extraction": "facts taken out of a short text",
-    "recall": "a fact said once in a page of other talk",
-    "choices": "the continuation that makes sense, by log-probability",
-    "built-in": "what the built-in model was taught, in wordings it never saw",
-}
-"""The suites that come with the program."""
 GENERAL = tuple(name for name in SHIPPED if name != "built-in")
 MOST_TOKENS = 4096
 _KEYS = {

@@ -11,8 +11,9 @@ from evaluations import config_of, measure, nudged, raw_logits
 from random_model import TURN_END, byte_tokens, write_random_model, write_scripted_model, written_tokens
 
 from localknobs.errors import BadFile, ContextFull, NotFound
+from localknobs.evaluate.config import SHIPPED
 from localknobs.evaluate.run import plan_eval
-from localknobs.evaluate.tasks import SHIPPED, is_right, read_suite
+from localknobs.evaluate.tasks import is_right, read_suite
 
 
 def suite(folder, *lines):

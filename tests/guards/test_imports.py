@@ -7,7 +7,7 @@ import pytest
 
 HEAVY = {
     "llama_cpp", "numpy", "gguf", "torch", "transformers", "peft", "textual", "rich", "huggingface_hub", "jinja2",
-    "prompt_toolkit", "tomli_w",
+    "prompt_toolkit", "tomli_w", "matplotlib", "jsonschema",
 }  # fmt: skip
 SLOW_TO_IMPORT = {"argparse", "asyncio", "dataclasses", "importlib.metadata", "json", "re", "subprocess", "typing"}
 """Of the standard library, what `--help` has no need of: 3 to 30 ms each."""
@@ -54,6 +54,7 @@ def test_help_loads_nothing_it_does_not_print():
         run_verb("show", "built-in"),
         run_verb("knobs"),
         run_verb("knobs", "temp"),
+        run_verb("eval", "--help"),
         "from localknobs.cli import chat, repl, tui",
     ],
 )
