@@ -89,8 +89,8 @@ def fingerprint(path: Path) -> str:
     """
     if path.is_dir():
         whole = hashlib.sha256()
-        for file in _files_of(path):
-            whole.update(f"{file.relative_to(path).as_posix()}\0{fingerprint(file)}\0".encode("utf-8", "replace"))
+        for part in _files_of(path):
+            whole.update(f"{part.relative_to(path).as_posix()}\0{fingerprint(part)}\0".encode("utf-8", "replace"))
         return f"folder-sha256:{whole.hexdigest()}"
     size = path.stat().st_size
     with path.open("rb") as file:
