@@ -146,6 +146,13 @@ class DraftPolicy:
         self._steps += 1
         return self._steps <= PLAIN_FIRST or self._drafted_in_a_row >= PLAIN_AGAIN
 
+    def idle(self) -> bool:
+        """Whether nothing drafts at present and this step need not even be timed: three of four then."""
+        if self._steps + 1 & 3 and self._awake and not any(self._awake.values()):
+            self._steps += 1
+            return True
+        return False
+
     def worth_looking(self, drafter: str) -> bool:
         """Whether to ask a drafter at all: one whose drafts do not pay is asked at every fourth step only."""
         return bool(self._awake.get(drafter, 1)) or not self._steps & 3

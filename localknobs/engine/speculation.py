@@ -94,11 +94,17 @@ class SpeculativeSteps:
             if self._step:
                 self._step.accepted += 1
             return self._row
+        cache = self._cache
         began = perf_counter()
         if self._step:
             self._record(self._step, began)
+            self._step = None
         self._drop_ahead()
-        cache = self._cache
+        if self._policy.idle():  # a step of the plain kind, at its price
+            if code := cache.add((token,)):
+                raise cache.failed(code)
+            self._threads.took_one(perf_counter() - began)
+            return LAST_ROW
         room = min(cache.room, cache.model.batch_size) - 1
         cache.tokens.append(token)
         kind, draft = self._draft(room)

@@ -63,7 +63,7 @@ def check_distribution(markov, open_engine, samples: int) -> None:
         {"draft": "auto"},
     ):
         engine = open_engine(model, **settings)
-        answer = ask(engine, "a", {**PLAIN, "seed": len(settings), "n_predict": samples})
+        answer = ask(engine, "a", {**PLAIN, "seed": sum(map(ord, settings["draft"])), "n_predict": samples})
         assert answer.stats.generated_tokens == len(answer.text) == samples
         by = f"{answer.stats.accepted_tokens} of {answer.stats.drafted_tokens}"
         print(f"{settings['draft']}: {samples} samples, {by} accepted, {surprise('a' + answer.text, table):+.2f} sigma")
