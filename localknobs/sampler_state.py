@@ -50,6 +50,14 @@ class SamplerState:
         self.values.update(changes)
         return changes
 
+    def moved_stage(self, name: str, direction: int) -> tuple[str, ...]:
+        """Return the order of the chain with one sampler earlier (-1) or later (1); as it is when that cannot be."""
+        order = [str(one) for one in self.values["samplers"]]  # type: ignore[union-attr]
+        if name in order:
+            at = order.index(name)
+            order.insert(max(0, at + direction), order.pop(at))
+        return tuple(order)
+
     def neighbour(self, direction: int) -> str:
         """Return the name of the next (1) or previous (-1) preset, going round."""
         names = list(presets(self.recommended))

@@ -12,6 +12,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 from localknobs.engine import Event, Finished, LoadSettings, ModelInfo, SamplerChanged, Stats, TextArrived
+from localknobs.engine.controls import AS_USUAL, Plan
 from localknobs.errors import LocalknobsError
 
 STATS = Stats(
@@ -64,8 +65,11 @@ class FakeEngine:
     def answer(self, text: str) -> None:
         self.say(arrived(text), finished())
 
-    def stream(self, messages: Any, sampler: Mapping[str, Any], *, continue_last: bool = False) -> Iterator[Event]:
-        self.asked.append({"messages": list(messages), "sampler": dict(sampler), "continue_last": continue_last})
+    def stream(
+        self, messages: Any, sampler: Mapping[str, Any], *, continue_last: bool = False, plan: Plan = AS_USUAL
+    ) -> Iterator[Event]:
+        asked = {"messages": list(messages), "sampler": dict(sampler), "continue_last": continue_last, "plan": plan}
+        self.asked.append(asked)
         while True:
             event = self.script.get(timeout=20)
             if isinstance(event, LocalknobsError):

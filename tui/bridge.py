@@ -25,16 +25,18 @@ from localknobs.engine import (
 )
 from localknobs.engine import Message as Turn
 from localknobs.engine.client import Engine
+from localknobs.engine.controls import Plan
 from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value
+from localknobs.tui.looking import Looker
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.09, 0.5
 """Time between two looks at a growing answer: eyes follow no more, and every redraw takes time from the engine."""
 SCREEN_SHARE = 0.05
 """Share of a processor core that the screen may take while an answer is written; beyond, it looks less often."""
 
-Piece = str | SamplerChanged | Noted
-"""What an answer brings, in order: text, a change of knobs, a note."""
+Piece = str | SamplerChanged | Noted | TokensScored
+"""What an answer brings, in order: text, a change of knobs, a note, how sure the model was of the text before."""
 
 
 class Answer:
@@ -45,6 +47,7 @@ class Answer:
         node: Its message; None until its first text came.
 
     Attributes:
+        begun_with: Text of the message before this answer, which continues it; empty for a new one.
         model: Name of the model that writes it.
         stop_asked: Whether the user wants it stopped, also before its first token.
         unsaved: Whether the disk refused to take a part of it, which was said once.
@@ -56,6 +59,7 @@ class Answer:
         self.conversation = conversation
         self.model = model
         self.node = node
+        self.begun_with = node.text if node else ""
         self.stop_asked = False
         self.unsaved = False
         self.last: TextArrived | None = None
@@ -169,6 +173,8 @@ class Bridge:
         self.engine: Engine | None = None
         self._wanted: LoadSettings | None = None
         self._lock = threading.Lock()
+        self._answers = 0  # being written
+        self.looker = Looker(lambda: self.engine, lambda: self._answers > 0, post)
 
     @property
     def ready(self) -> bool:
@@ -225,6 +231,7 @@ class Bridge:
         messages: list[Turn],
         values: Mapping[str, Value],
         settings: Mapping[str, Value],
+        plan: Plan,
         *,
         continue_last: bool,
     ) -> None:
@@ -234,11 +241,13 @@ class Bridge:
             finished: Finished | None = None
             failure: LocalknobsError | None = None
             try:
-                finished = self._answer(answer, messages, values, settings, continue_last)
+                finished = self._answer(answer, messages, values, settings, plan, continue_last)
             except Exception as error:
                 failure = as_ours(error, "writing the answer")
+            self._answers -= 1
             self._post(AnswerEnded(answer, finished, failure))
 
+        self._answers += 1
         threading.Thread(target=run, daemon=True).start()
 
     def _answer(
@@ -247,6 +256,7 @@ class Bridge:
         messages: list[Turn],
         values: Mapping[str, Value],
         settings: Mapping[str, Value],
+        plan: Plan,
         continue_last: bool,
     ) -> Finished | None:
         engine = self.engine
@@ -257,7 +267,7 @@ class Bridge:
         if answer.stop_asked:
             return None
         begun = False
-        for event in engine.stream(messages, values, continue_last=continue_last):
+        for event in engine.stream(messages, values, continue_last=continue_last, plan=plan):
             if answer.stop_asked and not begun:
                 engine.stop()  # the stop came before the engine knew of this answer
             begun = True
@@ -266,9 +276,12 @@ class Bridge:
             if isinstance(event, PromptRead):
                 self._post(PromptProgressed(answer, event))
                 continue
+            if isinstance(event, Looked):
+                self.looker.arrived(event)
+                continue
             if isinstance(event, ContextDropped):
                 event = Noted(event.text)
-            if not isinstance(event, TokensScored | Looked) and answer.put(event):
+            if answer.put(event):
                 self._post(AnswerGrew(answer))
         return None
 

@@ -12,7 +12,8 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from localknobs.conversations import ROOT, Conversation, Node
-from localknobs.engine import Noted, SamplerChanged
+from localknobs.engine import Noted, SamplerChanged, TokensScored
+from localknobs.engine.controls import Plan
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
 from localknobs.knobs import KNOBS, Value
 from localknobs.sampler_state import SamplerState
@@ -57,7 +58,11 @@ class AnsweringScreen(Screen[None]):
         load_values: Values of the loading knobs.
         model_name: What the user calls the model.
         answer: The answer being written, None when there is none.
+        last_answer: The same, or the last one that was: the engine can look back at it.
     """
+
+    wants_scores = False
+    """Whether answers tell how sure the model was of each token."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,6 +72,7 @@ class AnsweringScreen(Screen[None]):
         self.load_values: dict[str, Value] = {}
         self.model_name = ""
         self.answer: Answer | None = None
+        self.last_answer: Answer | None = None
         self._ended = asyncio.Event()
         self._ended.set()
         self._waiting: Callable[[], None] | None = None  # what is to be done once the model is there
@@ -94,15 +100,20 @@ class AnsweringScreen(Screen[None]):
         await self.transcript.add(self.conversation, node, self.model_name)
         self.begin_answer()
 
-    def begin_answer(self, continued: Node | None = None) -> None:
-        """Answer the branch as it is, or go on with its last answer; waits for the model when it still loads."""
+    def begin_answer(self, continued: Node | None = None, beginning: tuple[int, ...] = ()) -> None:
+        """Answer the branch as it is, or go on with its last answer; waits for the model when it still loads.
+
+        Args:
+            continued: The answer to go on with.
+            beginning: Tokens with which the answer begins: a branch of the one before.
+        """
         if not self.bridge.ready:
-            self._waiting = partial(self.begin_answer, continued)
+            self._waiting = partial(self.begin_answer, continued)  # without the tokens: the model may be another one
             self.status.activity = "waiting for the model …"
             return
         self._waiting = None
         self._pace = Pace()
-        answer = self.answer = Answer(self.conversation, self.model_name, continued)
+        answer = self.answer = self.last_answer = Answer(self.conversation, self.model_name, continued)
         self._ended.clear()
         self.status.trouble = ""
         self.status.activity = "reading the prompt …"
@@ -112,6 +123,7 @@ class AnsweringScreen(Screen[None]):
             self.conversation.messages(),
             dict(self.sampler.values),
             {name: value for name, value in self.load_values.items() if KNOBS[name].applies == "next answer"},
+            Plan(beginning=beginning, score=self.wants_scores),
             continue_last=continued is not None,
         )
 
@@ -152,6 +164,8 @@ class AnsweringScreen(Screen[None]):
                 await self._save(answer, partial(answer.conversation.mark, node, len(node.text), piece.changes))
                 if view:
                     await view.mark(piece.changes)
+            elif isinstance(piece, TokensScored):
+                self.take_scores(node, len(answer.begun_with), piece)
             else:
                 self._note(piece)
         if answer.last and answer is self.answer:
@@ -159,6 +173,9 @@ class AnsweringScreen(Screen[None]):
             self._show_speed(answer.last.tokens_per_s, answer.first_text_s)
             self.status.context = (answer.last.context_used, self.status.context[1])
         return True
+
+    def take_scores(self, node: Node, offset: int, scored: TokensScored) -> None:
+        """Keep how sure the model was of the tokens of an answer, whose text begins at `offset` of the message."""
 
     def _show_speed(self, tokens_per_s: float, first_token_s: float) -> None:
         self.status.speed = f"{tokens_per_s:,.0f} tokens/s, first {first_token_s * 1000:,.0f} ms"

@@ -16,12 +16,14 @@ from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value, defaults
 from localknobs.library import BUILT_IN
 from localknobs.tui.actions import Action, bindings, key_help
-from localknobs.tui.screens.dialogs import Dialogs
+from localknobs.tui.screens.sampling import SamplingScreen
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
+from localknobs.tui.widgets.lines import Lines
 from localknobs.tui.widgets.message_view import MessageView
 from localknobs.tui.widgets.status_line import StatusLine
+from localknobs.tui.widgets.tint_legend import TintLegend
 from localknobs.tui.widgets.transcript import Transcript
 
 PANEL_NEEDS = 100
@@ -33,11 +35,13 @@ CHANGE_PAUSE_S = 0.06
 ACTIONS: tuple[Action, ...] = (
     Action("f1", "help", "Help", "every key; on a knob, its card"),
     Action("f2", "knobs", "Knobs", "go to the knobs; once more hides them"),
+    Action("f12", "samplers", "Samplers", "see what each sampler makes of a token, and branch; once more closes it"),
     Action("f3", "models", "Models", "chat with another model"),
     Action("f4", "chats", "Chats", "go on with a saved conversation"),
     Action("ctrl+n", "new_chat", "New", "start a new conversation"),
     Action("ctrl+r", "regenerate", "Again", "answer the last message again; the old answer stays as a branch"),
     Action("escape", "stop", "Stop", "stop the answer being written; else go back to the message box"),
+    Action("ctrl+t", "tint", "Tint", "colour the answers by confidence, by entropy, or not"),
     Action("ctrl+l", "reload", "Reload", "load the model again with the knobs marked ⟳"),
     Action("f12", "get", "Get models", "search the hub and fetch models", in_footer=False),
     Action("ctrl+g", "forge", "Forge", "make smaller files of a model: merge, convert, quantize", in_footer=False),
@@ -69,6 +73,13 @@ MORE_KEYS: dict[str, list[tuple[str, str]]] = {
         ("mouse", "click or drag the slider"),
         ("f1", "the knob's card: what it does, costs, and how it fails"),
     ],
+    "samplers": [
+        ("← →", "the token before, the token after; home and end the first and the last"),
+        ("enter", "on a candidate: the answer goes on with it, as a branch; on a stage: its knob"),
+        ("⇧↑ ⇧↓", "on a stage: earlier or later in the chain"),
+        ("n", "the token that comes next"),
+        ("tab", "between stages, candidates and the rest"),
+    ],
     "message": [
         ("e", "edit: yours is answered anew, the model's is continued; the old one stays as a branch"),
         ("r", "answer again"),
@@ -80,7 +91,7 @@ MORE_KEYS: dict[str, list[tuple[str, str]]] = {
 """Keys that belong to a part of the screen, for the help page."""
 
 
-class ChatScreen(Dialogs):
+class ChatScreen(SamplingScreen):
     """The screen that the program opens with.
 
     Args:
@@ -107,6 +118,7 @@ class ChatScreen(Dialogs):
         with Horizontal():
             with Vertical(id="talk"):
                 yield Transcript()
+                yield TintLegend()
                 yield StatusLine()
                 yield Composer("Write a message. Enter sends, Ctrl+J begins a new line.")
         yield Footer()
@@ -270,6 +282,7 @@ class ChatScreen(Dialogs):
             standard = {**self.sampler.standard, **defaults("loading")}
             panel.show_values({**self.sampler.values, **self.load_values}, standard)
             panel.show_preset(self.sampler.preset.name, changed=self.sampler.changed)
+        self.look_again()
 
     # ---- parts of the screen ------------------------------------------------------------------
 
@@ -290,9 +303,10 @@ class ChatScreen(Dialogs):
     def action_zone(self, direction: int) -> None:
         """Go round: message box, knobs, messages."""
         panel = self.query_one(KnobPanel) if self.query(KnobPanel) else None
-        zones: list[Composer | KnobPanel | MessageView] = [self.query_one(Composer)]
+        zones: list[Composer | KnobPanel | MessageView | Lines] = [self.query_one(Composer)]
         if panel and panel.display:
             zones.append(panel)
+        zones += self.query(Lines)
         if self.transcript.views:
             zones.append(self.transcript.views[-1])
         at = 0
@@ -300,6 +314,8 @@ class ChatScreen(Dialogs):
             at = zones.index(panel)
         elif isinstance(self.focused, MessageView):
             at = len(zones) - 1
+        elif isinstance(self.focused, Lines):
+            at = zones.index(self.focused)
         chosen = zones[(at + direction) % len(zones)]
         if isinstance(chosen, KnobPanel):
             chosen.focus_row()
@@ -316,5 +332,6 @@ class ChatScreen(Dialogs):
             ("Everywhere", [*key_help(self, ACTIONS), *MORE_KEYS["everywhere"]]),
             ("In the message box", MORE_KEYS["composer"]),
             ("On a knob", MORE_KEYS["knob"]),
+            ("In the sampler view", MORE_KEYS["samplers"]),
             ("On a message (↑ in an empty message box, or Tab)", MORE_KEYS["message"]),
         ]

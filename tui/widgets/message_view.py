@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
@@ -17,7 +18,10 @@ from localknobs.conversations import Node
 from localknobs.errors import LocalknobsError
 from localknobs.knobs import KNOBS
 from localknobs.terminal_text import printable
+from localknobs.tui.sampler_text import level_style
 
+Score = tuple[int, float, float]
+"""Length of a message's text with a token, the token's probability, and the entropy it was drawn from in bits."""
 NAMES = {"user": "You", "assistant": "Model", "system": "System"}
 _OPENS_BLOCK = re.compile(r"(?:^|\n)[ \t]*(?:[-*+]|\d+[.)]|#{1,6}|>)$")
 REASONS = {
@@ -25,6 +29,23 @@ REASONS = {
     "length": "stopped at the token limit (max tokens); c continues",
     "context": "the context is full",
 }
+
+
+def tinted_text(text: str, kind: str, scores: Sequence[Score]) -> Content:
+    """Return an answer coloured token by token.
+
+    Args:
+        text: The answer.
+        kind: `confidence` or `entropy`.
+        scores: Of its tokens, in order.
+    """
+    parts: list[tuple[str, str]] = []
+    at = 0
+    for end, confidence, entropy in scores:
+        if end > at:
+            parts.append((printable(text[at:end]), level_style(kind, confidence, entropy)))
+            at = end
+    return Content.assemble(*parts, printable(text[at:]))
 
 
 def mark_text(changes: Mapping[str, Any]) -> str:
@@ -78,6 +99,7 @@ class MessageView(Vertical, can_focus=True):
         & .heading { color: $text-muted; height: 1; }
         & .foot { color: $text-muted; height: auto; display: none; }
         & .foot.-shown { display: block; }
+        & .tinted { height: auto; display: none; }
         & Markdown { margin: 0; padding: 0; background: transparent; }
         & MarkdownParagraph { margin: 0 0 1 0; }
         & MarkdownBlock:last-child { margin-bottom: 0; }
@@ -133,6 +155,7 @@ class MessageView(Vertical, can_focus=True):
         if self.node.role == "assistant":
             self._written = marked(self.node.text, self.node.marks)
             yield Markdown(self._written, open_links=False)
+            yield Static(classes="tinted", markup=False)
         else:
             yield Static(printable(self.node.text), classes="text", markup=False)
         foot = self._foot()
@@ -165,6 +188,18 @@ class MessageView(Vertical, can_focus=True):
         """Show which of the alternatives at this place it is."""
         place = f"  ‹ {number} of {count} ›" if count > 1 else ""
         self.query_one(".heading", Static).update(self._heading(place))
+
+    # ---- colours ------------------------------------------------------------------------------
+
+    def show_tint(self, kind: str, scores: Sequence[Score]) -> None:
+        """Show the answer as plain text coloured by how sure the model was; as Markdown for no kind or no scores."""
+        if self.node.role != "assistant":
+            return
+        markdown, tinted = self.query_one(Markdown), self.query_one(".tinted", Static)
+        markdown.display = not (kind and scores)
+        tinted.display = not markdown.display
+        if tinted.display:
+            tinted.update(tinted_text(self.node.text, kind, scores))
 
     # ---- growing ------------------------------------------------------------------------------
 
