@@ -11,8 +11,18 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from localknobs.engine import Event, Finished, LoadSettings, ModelInfo, SamplerChanged, Stats, TextArrived
+from localknobs.engine import (
+    Event,
+    Finished,
+    LoadSettings,
+    ModelInfo,
+    SamplerChanged,
+    Stats,
+    TextArrived,
+    TokensScored,
+)
 from localknobs.engine.controls import AS_USUAL, Plan
+from localknobs.engine.view import Candidate, SamplerView, Stage
 from localknobs.errors import LocalknobsError
 
 STATS = Stats(
@@ -25,6 +35,21 @@ STATS = Stats(
     threads=1,
     seed=7,
 )
+VIEW = SamplerView(
+    place=4, drawn=2, exact=True, seen=1.0, entropy=1.64, confidence=0.6, places=(0, 9),
+    stages=(
+        Stage("penalties", False, 3072, 3072, 0.0, 0.0), Stage("top_k", True, 3072, 40, 0.004, 0.004),
+        Stage("top_p", True, 40, 2, 0.088, 0.088), Stage("xtc", True, 2, 2, 0.0, 0.27, 0.4),
+        Stage("temperature", True, 2, 2, 0.0, 0.145),
+    ),
+    candidates=(
+        Candidate(2, " the", False, 9.1, (0.602, 0.602, 0.604, 0.66, 0.5, 0.544)),
+        Candidate(7, "\n", False, 8.4, (0.305, 0.305, 0.306, 0.34, 0.5, 0.456)),
+        Candidate(9, "\\xc3", False, 5.9, (0.022, 0.022, 0.022, 0.0, 0.0, 0.0)),
+        Candidate(4, "</s>", True, 0.2, (0.0001, 0.0001, 0.0, 0.0, 0.0, 0.0)),
+    ),
+)  # fmt: skip
+"""What the scripted engine sees at every token."""
 
 
 def arrived(text: str, generated: int = 1) -> TextArrived:
@@ -77,6 +102,15 @@ class FakeEngine:
             yield event
             if isinstance(event, Finished):
                 return
+
+    def look(self, at: int | None = None, values: Any = None, top: int = 20) -> SamplerView:
+        return VIEW
+
+    def written_tokens(self) -> tuple[int, ...]:
+        return (1, 2, 3)
+
+    def token_scores(self) -> TokensScored:
+        return TokensScored(0, ())
 
     def set_sampler(self, changes: Mapping[str, Any]) -> None:
         self.changes.append(dict(changes))

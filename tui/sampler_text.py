@@ -66,7 +66,7 @@ def stage_line(stage: Stage, theme: Mapping[str, str]) -> Text:
     text.append(f"{stage.after:>8,} ", "bold")
     # What truncation removes goes to the others: there both numbers are the same.
     sign, share = ("−", stage.removed) if stage.after < stage.before else ("↔", stage.moved)
-    text.append(bar(share, 3), theme["error" if sign == "−" else "accent"])
+    text.append(bar(share, 3), theme["error" if sign == "−" else "secondary"])
     text.append(f"{sign}{percent(share):>5}")
     if stage.chance < 1:
         text.append(f" at {stage.chance:.0%}", "italic")
@@ -80,7 +80,7 @@ def candidate_line(view: SamplerView, one: Candidate, theme: Mapping[str, str]) 
     text.append(bar(one.before), "dim")
     text.append(f"{percent(one.before):>6} ", "not bold")
     if one.after > 0:
-        text.append(bar(one.after), theme["primary"])
+        text.append(bar(one.after), theme["accent"])
         text.append(f"{percent(one.after):>6}", "not bold")
     else:
         taken = view.removed_by(one)

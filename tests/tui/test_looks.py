@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scripted_engine import arrived, finished, until
 
-from localknobs.engine import SamplerChanged
+from localknobs.engine import SamplerChanged, TokensScored
 from localknobs.tui.app import LocalknobsApp
 from localknobs.tui.widgets.composer import Composer
 
@@ -59,3 +59,17 @@ def test_help(snap_compare, scripted):
         await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=(80, 24), run_before=before)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_sampler_view(snap_compare, scripted, size):
+    async def before(pilot: Any) -> None:
+        await talk(pilot, scripted, "what do you know")
+        screen = pilot.app.screen
+        await pilot.press("f12", "ctrl+t")
+        await until(pilot, lambda: screen.panel and screen.panel.view and screen.focused)
+        node = screen.conversation.branch()[-1]
+        screen.take_scores(node, 0, TokensScored(0, ((4, 0.95, 0.1), (7, 0.7, 1.0), (12, 0.2, 3.0), (19, 0.01, 5.0))))
+        await pilot.pause()
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
