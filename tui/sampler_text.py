@@ -62,14 +62,13 @@ def stage_line(stage: Stage, theme: Mapping[str, str]) -> Text:
     """Return a stage: its name, the candidates left, and how much probability it removed, or else moved."""
     if not stage.active:
         return Text(f"{stage.label:<11}     off", "dim")
-    text = Text(f"{stage.label:<11}")
+    name = stage.label if stage.chance == 1 else f"{stage.label} at {stage.chance:.0%}"
+    text = Text(f"{name:<11}")
     text.append(f"{stage.after:>8,} ", "bold")
     # What truncation removes goes to the others: there both numbers are the same.
     sign, share = ("−", stage.removed) if stage.after < stage.before else ("↔", stage.moved)
     text.append(bar(share, 3), theme["error" if sign == "−" else "secondary"])
     text.append(f"{sign}{percent(share):>5}")
-    if stage.chance < 1:
-        text.append(f" at {stage.chance:.0%}", "italic")
     return text
 
 
