@@ -250,6 +250,7 @@ async def test_no_key_of_an_action_is_taken_by_the_message_box(opened):
     async with opened() as (_pilot, screen):
         taken = {key for key, bindings in screen.query_one(Composer)._bindings}
         assert not taken & {action.key for action in ACTIONS}
+        assert len({action.key for action in ACTIONS}) == len(ACTIONS), "two actions want one key"
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_sampler_view(snap_compare, scripted, size):
     async def before(pilot: Any) -> None:
         await talk(pilot, scripted, "what do you know")
         screen = pilot.app.screen
-        await pilot.press("f12", "ctrl+t")
+        await pilot.press("ctrl+t", "alt+t")
         await until(pilot, lambda: screen.panel and screen.panel.view and screen.focused)
         node = screen.conversation.branch()[-1]
         screen.take_scores(node, 0, TokensScored(0, ((4, 0.95, 0.1), (7, 0.7, 1.0), (12, 0.2, 3.0), (19, 0.01, 5.0))))

@@ -37,7 +37,7 @@ async def chatting(model, question="w", size=(120, 40)):
         screen.load_values["threads"] = 1
         await pilot.press(*question, "enter")
         await until(pilot, lambda: screen.answer is None and len(screen.transcript.views) == 2, "the answer")
-        await pilot.press("f12")
+        await pilot.press("ctrl+t")
         await until(pilot, lambda: screen.panel and screen.panel.view, "the view")
         yield pilot, screen
 
@@ -128,30 +128,30 @@ async def test_the_next_token_of_a_stopped_answer_can_be_chosen(alphabet):
         assert screen.panel.view.candidates[0].text == "t"
 
 
-async def test_small_terminals_show_the_view_alone_and_f12_closes_it(alphabet):
+async def test_small_terminals_show_the_view_alone_and_ctrl_t_closes_it(alphabet):
     async with chatting(alphabet, size=(80, 24)) as (pilot, screen):
         assert not screen.transcript.display and screen.panel.size.width > 60
-        await pilot.press("f12")
+        await pilot.press("ctrl+t")
         await until(pilot, lambda: screen.panel is None and screen.transcript.display)
 
 
 async def test_colours_come_with_the_answer_and_for_one_that_is_there(alphabet):
     async with chatting(alphabet, "k") as (pilot, screen):
-        await pilot.press("f12", "ctrl+t")
+        await pilot.press("ctrl+t", "alt+t")
         view = screen.transcript.views[-1]
         tinted = view.query_one(".tinted", Static)
         await until(pilot, lambda: tinted.display and not view.query_one(Markdown).display)
         legend = screen.query_one(TintLegend)
         assert legend.display and "≥ 90%" in str(legend.render())
-        await pilot.press("ctrl+t")
+        await pilot.press("alt+t")
         assert "bits" in str(legend.render())
-        await pilot.press("ctrl+t")
+        await pilot.press("alt+t")
         assert not legend.display and view.query_one(Markdown).display and not tinted.display
 
 
 async def test_scores_of_a_stream_colour_the_text_as_it_grows(opened, scripted, typed):
     async with opened() as (pilot, screen):
-        await pilot.press("ctrl+t")
+        await pilot.press("alt+t")
         await typed(pilot, "hello")
         await pilot.press("enter")
         scripted.engine.say(arrived("one two"), TokensScored(0, ((3, 0.95, 0.1), (7, 0.2, 3.0))))
@@ -182,7 +182,7 @@ async def test_looks_during_an_answer_do_not_disturb_it(tmp_path):
         await until(pilot, lambda: screen.bridge.ready and screen.query("KnobRow"))
         screen.load_values["threads"] = 1
         screen.sampler.set("n_predict", 1500)
-        await pilot.press("f12")
+        await pilot.press("ctrl+t")
         await until(pilot, lambda: screen.panel)
         screen.focused.screen.query_one("#composer").focus()
         await pilot.press("x", "enter")
