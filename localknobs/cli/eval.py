@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NoReturn
 from localknobs.cli.flags import Parser, add_knob_flags, chosen
 from localknobs.cli.output import note, print_json
 from localknobs.cli.progress import run_job
-from localknobs.errors import BadValue, NotFound
+from localknobs.errors import BadValue, LocalknobsError, NotFound
 from localknobs.knobs import Value
 from localknobs.library import find_model
 
 if TYPE_CHECKING:
-    from localknobs.evaluate.config import Variant
+    from localknobs.evaluate.config import EvalConfig, Variant
+    from localknobs.evaluate.results import Report
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -107,6 +108,7 @@ def run(options: Namespace) -> int:
         command=shlex.join(["localknobs", *sys.argv[1:]]),
     )
     report = run_job(evaluate(plan_eval(config)), stopped="What was measured is kept: the same command goes on.")
+    _keep_on_cards(config, report)
     for target in options.output:
         write_report(report, target, vram_bytes=vram_bytes)
         note(f"Written: {target}")
@@ -117,6 +119,21 @@ def run(options: Namespace) -> int:
 
         print_report(report, vram_bytes=vram_bytes)
     return 0
+
+
+def _keep_on_cards(config: EvalConfig, report: Report) -> None:
+    """Add the numbers to the cards of the models that were made here."""
+    from localknobs.evaluate.card import measurement_of
+    from localknobs.ledger import add_measurement
+
+    variants = [*([config.base] if config.base else []), *config.models]
+    paths = {variant.label: variant.settings.model for variant in variants}
+    for result in report.models:
+        try:
+            if result.label in paths:
+                add_measurement(paths[result.label], measurement_of(result, report))
+        except LocalknobsError as error:
+            note(str(error))
 
 
 class _QuotedFlags(Parser):

@@ -114,6 +114,21 @@ def test_a_measurement_of_the_same_kind_and_settings_is_replaced(source, here):
     assert [one["perplexity"] for one in card.measurements] == [2.0, 3.0]
 
 
+def test_eval_adds_what_it_measured_to_the_card(here, capsys):
+    assert run("quantize", "built-in", "Q4_0", "-o", "small.gguf") == 0
+    capsys.readouterr()
+    text = here / "text.txt"
+    text.write_text("Temperature divides the logits before the softmax. " * 40)
+    words = ("eval", "small.gguf", "--base", "built-in", "--text", text, "--chunk", "64", "--chunks", "2", "-t", "1")
+    assert run(*words, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    (measured,) = read_card(here / "small.gguf").measurements
+    small = next(model for model in report["models"] if model["file"] == "small.gguf")
+    assert measured["kind"] == "eval" and measured["settings"]["base"] == "built-in"
+    assert measured["perplexity"] == small["perplexity"]["value"]
+    assert measured["kld_mean"] == small["divergence"]["mean"]["value"] > 0
+
+
 def test_a_folder_where_no_card_can_be_written_keeps_the_file(source, here, capsys):
     card_path(here / "small.gguf").mkdir()  # in the card's way
     assert run("quantize", "source.gguf", "Q8_0", "-o", "small.gguf") == 0
