@@ -10,7 +10,7 @@ from localknobs.cli.interrupt import ctrl_c_stops
 from localknobs.cli.main import STOPPED
 from localknobs.cli.output import AnswerWriter, note, print_json, show_progress, wrapped
 from localknobs.cli.question import add_all_knob_flags, add_question_arguments, opened, prompt_of, question_of
-from localknobs.engine import Finished, Noted, PromptRead, Stats, TextArrived
+from localknobs.engine import ContextDropped, Finished, Noted, PromptRead, Stats, TextArrived
 from localknobs.engine.client import Engine
 from localknobs.errors import BadValue
 from localknobs.fit.speed import remember_answer
@@ -28,6 +28,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--stats", action="store_true", help="print counts and speed after each answer, on standard error"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text (with -p or a pipe)")
+    parser.add_argument(
+        "--continue", dest="go_on", action="store_true", help="go on with the latest saved conversation (/load 1)"
+    )
     add_all_knob_flags(parser)
 
 
@@ -38,7 +41,8 @@ def run(options: Namespace) -> int:
         if prompt is None:
             from localknobs.cli.repl import Repl
 
-            return Repl(engine, options.model, options.system, sampler, show_stats=options.stats).run()
+            repl = Repl(engine, options.model, options.system, sampler, show_stats=options.stats)
+            return repl.run("/load 1" if options.go_on else "")
         return _answer_once(engine, prompt, options, sampler)
 
 
@@ -47,6 +51,8 @@ def _prompt(options: Namespace) -> str | None:
     prompt = prompt_of(options)
     if options.json and prompt is None:
         raise BadValue("--json needs a prompt", "Give one with -p or through a pipe.")
+    if options.go_on and prompt is not None:
+        raise BadValue("--continue opens a conversation and takes no prompt", "Leave -p out, or --continue.")
     if prompt is None and not sys.stdout.isatty():
         raise BadValue("A conversation needs a terminal to write to", "For one answer in a pipe or a file, use -p.")
     return prompt
@@ -54,6 +60,7 @@ def _prompt(options: Namespace) -> str | None:
 
 def _answer_once(engine: Engine, prompt: str, options: Namespace, sampler: SamplerState) -> int:
     writer, pieces, reason = AnswerWriter(), [], ""
+    dropped: ContextDropped | None = None
     with ctrl_c_stops(engine):
         for event in engine.stream(question_of(options, prompt), sampler.values):
             if isinstance(event, PromptRead):
@@ -64,8 +71,12 @@ def _answer_once(engine: Engine, prompt: str, options: Namespace, sampler: Sampl
                     writer.write(event.text)
             elif isinstance(event, Noted):
                 note(event.text)
+            elif isinstance(event, ContextDropped):
+                dropped = event
             elif isinstance(event, Finished):
                 reason = event.reason
+    if dropped:
+        note(dropped.text)
     if options.json:
         print_json(
             {

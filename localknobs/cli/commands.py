@@ -136,7 +136,7 @@ class Commands:
         self._repl.answer()
 
     def _clear(self, _text: str) -> None:
-        self._repl.conversation.close()
+        self._repl.leave()
         self._repl.conversation = Conversation(model=self._repl.model, system=self._repl.conversation.system)
         print("new conversation")
 
@@ -169,8 +169,9 @@ class Commands:
         if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= len(saved):
             raise BadValue(f"There is no conversation {text}", "/load lists them.")
         loaded = Conversation(saved[int(text) - 1].path)
-        self._repl.conversation.close()
+        self._repl.leave()
         self._repl.conversation = loaded
+        self._repl.enter()
         self._print_branch(loaded)
 
     def _print_branch(self, loaded: Conversation) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from localknobs.cli.chat import show_reading, stats_line, why_it_ended
 from localknobs.cli.commands import Commands
+from localknobs.cli.full_context import FullContext
 from localknobs.cli.interrupt import ctrl_c_stops
 from localknobs.cli.output import AnswerWriter, note, one_line, wrapped
 from localknobs.conversations import ROOT, Conversation, Node
-from localknobs.engine import Finished, Noted, PromptRead, TextArrived
+from localknobs.engine import ContextDropped, Finished, Noted, PromptRead, TextArrived
 from localknobs.engine.client import Engine
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
 from localknobs.fit.speed import remember_answer
@@ -43,11 +45,17 @@ class Repl:
         self.conversation = Conversation(model=model, system=system)
         self.leaving = False
         self._told: set[str] = set()
+        self._full_context = FullContext()
         self.commands = Commands(self)
 
-    def run(self) -> int:
-        """Read lines and answer them until the user leaves; return the exit code."""
+    def run(self, first: str = "") -> int:
+        """Read lines and answer them until the user leaves; return the exit code.
+
+        Args:
+            first: A line to handle before any is read.
+        """
         self._greet()
+        self._handle(first)
         read = self._reader()
         try:
             while not self.leaving:
@@ -60,8 +68,21 @@ class Repl:
                     continue
                 self._handle(line)
         finally:
-            self.conversation.close()
+            self.leave()
         return 0
+
+    def leave(self) -> None:
+        """Close the conversation, and put its cache aside where the user wants that."""
+        name = self.conversation.path.stem
+        self.conversation.close()
+        with suppress(LocalknobsError):  # an engine that died has nothing to put aside
+            if self.engine.settings.park_cache != "off" and self.conversation.nodes:
+                self._note_once(self.engine.save_cache(name).note)
+
+    def enter(self) -> None:
+        """Take back the cache of the conversation that was opened."""
+        if self.engine.settings.park_cache != "off":
+            self._note_once(self.engine.restore_cache(self.conversation.path.stem).note)
 
     def _greet(self) -> None:
         info = self.engine.info
@@ -118,7 +139,7 @@ class Repl:
                 self.conversation.add("user", text)
                 if self.conversation.unsaved:
                     self._note_once(f"{self.conversation.unsaved} The chat goes on unsaved.")
-                self.answer()
+                self._answer_or_ask()
         except ContextFull as error:
             # The message that did not fit is taken out of the branch, so that a shorter one can be tried.
             if not line.startswith("/") and self.conversation.leaf != ROOT:
@@ -138,19 +159,29 @@ class Repl:
             print(wrapped(printable(line)), file=sys.stderr)
 
     def _note_once(self, text: str) -> None:
-        if text not in self._told:  # such as a missing chat template: true of every answer
+        if text and text not in self._told:  # such as a missing chat template: true of every answer
             note(text)
         self._told.add(text)
 
-    def answer(self) -> None:
-        """Write the answer to the branch as it is; Ctrl+C stops it and keeps what was written."""
+    def _answer_or_ask(self) -> None:
+        """Write the answer; where the context is full, ask once what shall go."""
+        try:
+            self.answer()
+        except ContextFull:
+            if not self._full_context.settled(self.engine):
+                raise
+            self.answer()
+
+    def answer(self, continued: Node | None = None) -> None:
+        """Write the answer to the branch as it is, or go on with one; Ctrl+C stops it and keeps what was written."""
         messages = self.conversation.messages()
         writer = AnswerWriter()
-        node: Node | None = None
+        node = continued
         finished: Finished | None = None
+        dropped: ContextDropped | None = None
         try:
             with ctrl_c_stops(self.engine):
-                for event in self.engine.stream(messages, self.sampler.values):
+                for event in self.engine.stream(messages, self.sampler.values, continue_last=continued is not None):
                     if isinstance(event, PromptRead):
                         show_reading(event)
                     elif isinstance(event, TextArrived):
@@ -159,6 +190,8 @@ class Repl:
                         self.conversation.grow(node, event.text)
                     elif isinstance(event, Noted):
                         self._note_once(event.text)
+                    elif isinstance(event, ContextDropped):
+                        dropped = event
                     elif isinstance(event, Finished):
                         node = node or self.conversation.add("assistant", "")
                         # With its model, since another one may go on with the conversation.
@@ -168,9 +201,13 @@ class Repl:
         finally:
             if node:
                 writer.end()  # also before an error is told
+        if dropped:
+            note(dropped.text)  # the last of an answer tells all
         if finished:
             remember_answer(self.engine.info, self.engine.settings, finished.stats)
             self._say_why(finished)
+            if finished.reason == "context" and node and self._full_context.settled(self.engine):
+                self.answer(node)
 
     def _say_why(self, finished: Finished) -> None:
         if text := why_it_ended(finished.reason, finished.stats):

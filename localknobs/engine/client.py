@@ -12,7 +12,7 @@ from typing import Any
 
 from localknobs.engine import probe
 from localknobs.engine.controls import AS_USUAL, Plan
-from localknobs.engine.events import Event, Finished, Looked, Message, ModelInfo, Stats, TokensScored
+from localknobs.engine.events import Event, Finished, Looked, Message, ModelInfo, ParkedCache, Stats, TokensScored
 from localknobs.engine.process import WorkerProcess
 from localknobs.engine.protocol import event_of, values_of
 from localknobs.engine.settings import LoadSettings
@@ -191,6 +191,17 @@ class Engine:
             depth: Tokens in the context before, which are not counted.
         """
         return float(self._ask({"do": "time", "tokens": {"read": read, "written": written, "depth": depth}})["seconds"])
+
+    def save_cache(self, name: str) -> ParkedCache:
+        """Put the cache aside under a conversation's name, as `park_cache` says; nothing happens where it is off.
+
+        Call it when the conversation is left: what the next one holds takes its place.
+        """
+        return ParkedCache(**self._ask({"do": "save_cache", "name": name}))
+
+    def restore_cache(self, name: str) -> ParkedCache:
+        """Take back what was put aside under a name, so that its conversation needs no reading."""
+        return ParkedCache(**self._ask({"do": "restore_cache", "name": name}))
 
     def use_settings(self, changes: Mapping[str, Value]) -> tuple[str, ...]:
         """Use other loading knobs from the next answer on; of those that need no new load, such as `threads`.

@@ -191,6 +191,21 @@ Event = PromptRead | TextArrived | SamplerChanged | Noted | TokensScored | Looke
 
 
 @dataclass(frozen=True, slots=True)
+class ParkedCache:
+    """What came of putting a conversation's cache aside, or of taking it back.
+
+    Args:
+        tokens: Tokens that were put aside or taken back; 0 when nothing was.
+        size_bytes: What they take.
+        note: Why nothing was, for the user; empty when all is well or there simply was nothing.
+    """
+
+    tokens: int = 0
+    size_bytes: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a loaded model says of itself.
 

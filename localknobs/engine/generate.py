@@ -11,6 +11,7 @@ import llama_cpp as lib
 
 from localknobs.engine.answer import Answer
 from localknobs.engine.cache import TokenCache
+from localknobs.engine.cache_files import ParkedCaches
 from localknobs.engine.controls import Controls
 from localknobs.engine.drafting import Drafting
 from localknobs.engine.events import Event, Finished, FinishReason, Looked, Noted, PromptRead, Stats
@@ -56,6 +57,7 @@ class Generator:
     ) -> None:
         self.model = model
         self.cache = TokenCache(model)
+        self.parked = ParkedCaches(self.cache, header, settings)
         self.overflow = Overflow(self.cache, header, settings, send)
         self.lookback = Lookback(model)
         self._sampler: Sampler | None = None

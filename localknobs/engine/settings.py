@@ -41,6 +41,8 @@ class LoadSettings:
     n_sink: int = 4
     drop_by: str = "auto"
     sliding_window: int = 0
+    park_cache: str = "off"
+    park_limit: float = 4.0
     n_gpu_layers: int = -1
     cpu_moe: str = "off"
     n_cpu_moe: int = 0

@@ -31,7 +31,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.hardware import logical_cores, physical_cores
 from localknobs.knobs import check_values, defaults
-from localknobs.knobs.overflow import WHEN_FULL
+from localknobs.knobs.overflow import PARKING, WHEN_FULL
 from localknobs.units import count_text
 
 LAST_S = 1.5
@@ -113,6 +113,10 @@ class Worker:
             self._write(protocol.to_line({"count": len(self._prompt(command).tokens)}))
         elif command["do"] == "time":
             self._write(protocol.to_line({"seconds": self._generator.time_tokens(**command["tokens"])}))
+        elif command["do"] in ("save_cache", "restore_cache"):
+            parked = self._generator.parked
+            done = (parked.save if command["do"] == "save_cache" else parked.restore)(command["name"])
+            self._write(protocol.to_line({"tokens": done.tokens, "size_bytes": done.size_bytes, "note": done.note}))
         elif command["do"] == "settings":
             self._use_settings(protocol.values_of(command["values"]))
 
@@ -123,6 +127,8 @@ class Worker:
             self._generator.set_threads(*self._threads(settings.threads))
         if any(name.startswith("draft") for name in values):
             self._generator.drafting.use(settings)
+        if any(row.name in values for row in PARKING):
+            self._generator.parked.use(settings)
         if any(row.name in values for row in WHEN_FULL):
             self._generator.overflow.use(settings)
         self._settings = settings

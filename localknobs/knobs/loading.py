@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from localknobs.knobs.cache import CACHE
-from localknobs.knobs.overflow import WHEN_FULL
+from localknobs.knobs.overflow import PARKING, WHEN_FULL
 from localknobs.knobs.placement import PLACEMENT
 from localknobs.knobs.record import Knob
 from localknobs.knobs.rope import ROPE
@@ -44,5 +44,5 @@ _LOAD: tuple[Knob, ...] = (
     ),
 )
 
-LOADING: tuple[Knob, ...] = (*_LOAD, *ROPE, *CACHE, *WHEN_FULL, *PLACEMENT, *SPECULATION)
+LOADING: tuple[Knob, ...] = (*_LOAD, *ROPE, *CACHE, *WHEN_FULL, *PARKING, *PLACEMENT, *SPECULATION)
 """Every row that is a field of `LoadSettings`."""

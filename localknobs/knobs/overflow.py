@@ -44,3 +44,21 @@ WHEN_FULL: tuple[Knob, ...] = (
         source="emulated: decode in blocks, then llama_memory_seq_rm",
     ),
 )
+
+PARKING: tuple[Knob, ...] = (
+    Knob(
+        name="park_cache", lever="context", group="Put aside", kind="choice", choices=("off", "ram", "disk"), default="off",
+        off="off", label="park cache", flags=("--park-cache",), applies="next answer",
+        help="Put the cache of a conversation aside when you leave it: in memory until the program ends, or in a file, so that "
+        "it is not read again when you come back.",
+        cost="As much memory or disk as the cache takes: layers x KV heads x head size x 4 bytes a token at f16.",
+        fails="Another model, RoPE, cache type or build: what was put aside is ignored, and the text is read again.",
+        source="llama.h llama_state_seq_get_data",
+    ),
+    Knob(
+        name="park_limit", lever="context", group="Put aside", kind="float", default=4.0, low=0.01, high=4096, live_low=0.25,
+        live_high=64, step=0.25, scale="log", unit="GiB", label="park limit", flags=("--park-limit",), applies="next answer",
+        help="How much all caches that are put aside may take together; those used longest ago go first.",
+        cost="Disk or memory.", source="our own; llama.cpp keeps no such limit",
+    ),
+)

@@ -1,6 +1,7 @@
 """The conversation of `localknobs chat`, in a pseudo-terminal with the real program."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -219,6 +220,8 @@ def test_counts_are_shown_when_asked_for(chat):
 def test_a_message_that_does_not_fit_is_refused_and_taken_out(chat):
     screen = chat("narrow")
     screen.enter("x" * 300)
+    screen.wait_for("Enter to stop here")
+    screen.type("\r")
     screen.wait_for("/clear begins a new conversation.")
     say(screen, "short", "ok")
 
@@ -255,3 +258,33 @@ def test_a_conversation_into_a_file_is_refused(models, tmp_path):
     command = f"{PROGRAM} chat {shlex.quote(str(models['short']))} > {tmp_path}/out"
     done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True, input="")
     assert done.returncode == 2 and "needs a terminal to write to" in done.stdout
+
+
+def test_a_full_context_is_asked_about_once_and_the_answer_goes_on(terminal, models):
+    screen = terminal("chat", models["endless"], "-t", "1", "-c", "256", "-n", "600")
+    screen.wait_for("Type a message")
+    screen.enter("Hello")
+    screen.wait_for("Enter to stop here")
+    screen.type("2\r")
+    screen.wait_for("context_full = sinks")
+    screen.wait_for_prompt()
+    assert "is dropped" in " ".join(screen.text.split()) and "limit of 600" in " ".join(screen.text.split())
+    (saved,) = saved_conversations()
+    (_, answer) = Conversation(saved.path).branch()
+    assert len(answer.text) > 600
+
+
+def test_a_chat_is_continued_where_it_was_left_without_reading_it_again(terminal, models):
+    flags = ("-t", "1", "--park-cache", "disk", "--stats")
+    screen = terminal("chat", models["short"], *flags)
+    screen.wait_for("Type a message")
+    for turn in range(3):
+        say(screen, f"Hello {turn}", "salve mundi")
+    screen.enter("/bye")
+    assert screen.ends() == 0
+    screen = terminal("chat", models["short"], "--continue", *flags)
+    screen.wait_for("Hello 2")
+    screen.wait_for_prompt()
+    shown = say(screen, "Again", "salve mundi")
+    reused = int(re.search(r"\(([\d,]+) reused", " ".join(shown.split()))[1].replace(",", ""))
+    assert reused > 100
