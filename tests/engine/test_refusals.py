@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from gguf_files import F32, TEXT, U32, gguf_bytes, gguf_key
 from localknobs.engine import LoadSettings, load
 from localknobs.engine.process import WorkerProcess
 from localknobs.engine.refusals import check_settings, key_head_sizes, rotary_size
-from localknobs.errors import BadValue, LocalknobsError, Unsupported
+from localknobs.errors import BadValue, EngineDied, LocalknobsError, Unsupported
 from localknobs.gguf_info import read_header
 
 
@@ -142,3 +144,34 @@ def test_every_placement_knob_reaches_llama_cpp_and_the_answer_stays_the_same(op
         n_gpu_layers=0, no_kv_offload="on", swa_full="on",
     )  # fmt: skip
     assert placed == plain != ""
+
+
+@pytest.mark.parametrize("way", ["sequence", "batch", "logits", "selector", "adapters", "freed", "cache type", "null"])
+def test_what_nothing_can_refuse_costs_the_worker_alone_and_is_told(random_model, way):
+    """Calls that no setting makes: should one ever be made, it is an error with the log's last lines."""
+    script = Path(__file__).with_name("crashing_worker.py")
+    worker = WorkerProcess((sys.executable, str(script), way))
+    try:
+        settings = {"model": str(random_model), "n_ctx": 256, "threads": 1}
+        worker.send({"do": "load", "settings": settings, "use_extra_bufts": False})
+        while "loaded" not in worker.receive():
+            pass
+        worker.send({"do": "count", "prompt": "x"})
+        with pytest.raises(EngineDied, match="SIGABRT|SIGSEGV") as told:
+            worker.receive()
+        assert told.value.hint and (told.value.log_tail or way in ("freed", "null"))
+    finally:
+        worker.kill()
+
+
+def test_a_batch_beyond_n_batch_is_refused_by_name(random_model):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom localknobs.engine.llama import LoadedModel\n"
+        "from localknobs.engine.settings import LoadSettings\nfrom localknobs.errors import BadValue\n"
+        "settings = LoadSettings(model=Path(sys.argv[1]), n_batch=32, n_ubatch=32)\n"
+        "model = LoadedModel(settings, 256, 1, False, lambda done: None)\n"
+        "for decode in (model.decode, model.decode_all):\n"
+        "    try:\n        decode([5] * 33)\n    except BadValue as error:\n        print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(random_model)], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("n_batch (-b) is 32") == 2
