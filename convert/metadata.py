@@ -15,6 +15,7 @@ from typing import Any
 from localknobs.convert.checkpoint import read_json
 from localknobs.convert.gguf_header import RawKey, number_key, text_key, texts_key
 from localknobs.errors import BadFile
+from localknobs.library.names import checkpoint_name
 
 _F32, _BOOL, _ARRAY, _I32 = 6, 7, 9, 5
 QUANTIZATION_VERSION = 2
@@ -150,7 +151,8 @@ def add_origin(sheet: Sheet, folder: Path, counts: tuple[int, int, int, int], na
     advice = _generation_advice(folder)
     if known.sampling_penalty_repeat is None:  # gguf 0.17 to 0.19 do not look for it under its usual name
         known.sampling_penalty_repeat = advice.get("repetition_penalty")
-    known.name = known.name or folder.name
+    if not known.name or known.name.lower() == folder.name.lower() != checkpoint_name(folder).lower():  # a hash is none
+        known.name = checkpoint_name(folder)
     if known.size_label is None and counts[0] > 0:
         known.size_label = gguf.size_label(*counts)
     sheet.text("general.type", "model")

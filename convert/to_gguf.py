@@ -19,6 +19,7 @@ from localknobs.convert.plan import ConversionPlan, plan_conversion, proved, rea
 from localknobs.errors import BadFile, BadValue
 from localknobs.hardware import check_disk_space
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
+from localknobs.library.names import checkpoint_name
 
 if TYPE_CHECKING:
     from localknobs.convert.adapter import LoraChoice
@@ -123,7 +124,7 @@ def output_path(config: ConvertConfig, folder: Path, outtype: str) -> Path:
     Raises:
         BadValue: it would not end in `.gguf`, by which every program knows such files.
     """
-    name = f"{config.name or folder.resolve().name}-{outtype}.gguf".replace("/", "-")
+    name = f"{config.name or checkpoint_name(folder)}-{outtype}.gguf".replace("/", "-")
     output = config.output or Path(name)
     if output.is_dir():
         output = output / name

@@ -9,13 +9,19 @@ from pathlib import Path
 
 from localknobs.cli.output import facts, note, print_json
 from localknobs.cli.progress import run_job
+from localknobs.library import find_checkpoint
+from localknobs.library.names import checkpoint_name
 from localknobs.units import size_text
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
     add = parser.add_argument
-    add("source", metavar="SRC", help="folder of a model: config.json, weights, tokenizer; with --check also org/name")
+    add(
+        "source", metavar="SRC",
+        help="folder of a model: config.json, weights, tokenizer; or its name in `localknobs ls`; with --check also "
+        "org/name on the hub",
+    )  # fmt: skip
     add(
         "-o", "--output", metavar="OUT", type=Path,
         help="file to write, or a folder; default: here, named after the source and the type",
@@ -48,13 +54,14 @@ def run(options: Namespace) -> int:
     """Check or convert, and say what came of it."""
     if options.check:
         return _check(options)
-    if (Path(options.source).expanduser() / "adapter_config.json").is_file():
-        return _convert_adapter(options)
+    source = _source(options)
+    if (source / "adapter_config.json").is_file():
+        return _convert_adapter(options, source)
     from localknobs.convert.adapter import parse_lora
     from localknobs.convert.to_gguf import ConvertConfig, convert
 
     config = ConvertConfig(
-        source=Path(options.source).expanduser(),
+        source=source,
         output=options.output.expanduser() if options.output else None,
         outtype=options.outtype,
         loras=tuple(map(parse_lora, options.lora)),
@@ -73,7 +80,11 @@ def sources(options: Namespace) -> list[Path]:
     """Return what the files are made of, for the ledger."""
     from localknobs.convert.adapter import parse_lora
 
-    return [Path(options.source).expanduser(), *(parse_lora(text).path for text in options.lora)]
+    return [_source(options), *(parse_lora(text).path for text in options.lora)]
+
+
+def _source(options: Namespace) -> Path:
+    return find_checkpoint(options.source) or Path(options.source).expanduser()
 
 
 def _show_written(file: Path, as_json: bool) -> None:
@@ -84,13 +95,12 @@ def _show_written(file: Path, as_json: bool) -> None:
         print(f"{file}  {size_text(size)}")
 
 
-def _convert_adapter(options: Namespace) -> int:
+def _convert_adapter(options: Namespace, folder: Path) -> int:
     """Convert an adapter, to be loaded beside a GGUF file of its base."""
     from localknobs.convert.lora_to_gguf import LoraConfig, convert_lora, plan_lora
 
-    folder = Path(options.source).expanduser()
     out_type = "f32" if options.outtype == "auto" else options.outtype
-    named = f"{folder.resolve().name}-{out_type.upper()}.gguf"
+    named = f"{checkpoint_name(folder)}-{out_type.upper()}.gguf"
     output = options.output.expanduser() if options.output else Path(named)
     base = options.base.expanduser() if options.base else None
     plan = plan_lora(LoraConfig(folder, base, output / named if output.is_dir() else output, out_type))
@@ -101,7 +111,7 @@ def _convert_adapter(options: Namespace) -> int:
 def _check(options: Namespace) -> int:
     from localknobs.convert.preflight import check
 
-    found = check(options.source, get_converter=options.get_converter)
+    found = check(str(find_checkpoint(options.source) or options.source), get_converter=options.get_converter)
     if options.json:
         print_json(asdict(found))
         return 0

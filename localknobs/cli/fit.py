@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import clear_progress, heading, note, print_json, show_progress, table, wrapped
 from localknobs.errors import BadValue, LocalknobsError
-from localknobs.library import BUILT_IN, find_model
+from localknobs.library import BUILT_IN, find_checkpoint, find_model
 from localknobs.terminal_text import printable
 from localknobs.units import size_text
 
@@ -126,7 +126,7 @@ def _choices(options: Namespace, machine: FitMachine, planning: Planning) -> Cho
 
     draft: Sequence[Header] = read_headers(find_model(options.model_draft)) if options.model_draft else ()
     adapters = read_adapters(options.lora)
-    if (folder := Path(options.spec)).is_dir() and (folder / "config.json").is_file():
+    if (folder := find_checkpoint(options.spec)) and (folder / "config.json").is_file():
         return _checkpoint(folder, machine, planning, adapters, draft)
     choices = choices_of(options.spec, machine, planning, adapters, draft)
     named = choices.candidates[0]
@@ -201,8 +201,9 @@ def _print_table(machine: FitMachine, choices: Choices, rows: list[Row], wished:
     print("\n" + table(headings, lines, right=(1, 2, 4, 5, 6) if layers else (1, 2, 4, 5)))
     if any(not row.candidate.exists for row in rows):
         print("+ does not exist yet: localknobs quantize makes it.")
-    if refused := next((row.bill.refusal for row in rows if row.bill.refusal), ""):
-        note(refused)
+    refused = [row.bill.refusal for row in rows if row.bill.refusal]
+    if refused and len(refused) < len(rows):  # else the recommendation says it
+        note(refused[0])
 
 
 def _print_advice(rows: list[Row], advice: Advice, bill: Bill | None) -> None:

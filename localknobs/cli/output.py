@@ -106,13 +106,18 @@ def note(text: str) -> None:
     print(f"note: {printable(text)}", file=sys.stderr)
 
 
-def ask(question: str) -> bool:
-    """Ask on standard error, and return whether the answer was yes; the end of the input is a no."""
-    print(f"{printable(question)} [y/N] ", end="", file=sys.stderr, flush=True)
+def ask(question: str, *, default: bool = False) -> bool:
+    """Ask on standard error, and return whether the answer was yes; the end of the input is a no.
+
+    Args:
+        question: Without the choices.
+        default: What Enter alone means.
+    """
+    print(f"{printable(question)} [{'Y/n' if default else 'y/N'}] ", end="", file=sys.stderr, flush=True)
     answer = sys.stdin.readline()
     if not answer.endswith("\n"):
         print(file=sys.stderr)
-    return answer.strip().lower() in ("y", "yes")
+    return answer.strip().lower() in ("y", "yes") or (default and answer == "\n")
 
 
 def print_json(data: Any) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from localknobs.cli.output import facts, note, print_json, table
+from localknobs.cli.output import ask, facts, note, print_json, table
 from localknobs.cli.progress import run_job
 from localknobs.errors import BadFile, LocalknobsError, Stopped, Unsupported
 from localknobs.units import count_text, size_text
 
 if TYPE_CHECKING:
-    from localknobs.fit.advice import Advice
+    from localknobs.fit.advice import Advice, Row
     from localknobs.gguf_info import Header
     from localknobs.hub.plan import DownloadPlan
     from localknobs.hub.repository import Repository
@@ -54,15 +54,18 @@ def run(options: Namespace) -> int:
     if options.dry_run:
         _show_dry_run(repository, plan, headers, options.json)
         return 0
-    advice = _advice(headers, plan) if headers else None
+    judged = _judged(headers, plan) if headers else None
     if not options.json:
-        print(facts(_facts(repository, plan, headers, advice)), file=sys.stderr)
+        print(facts(_facts(repository, plan, headers, judged)), file=sys.stderr)
     check_space(plan)
     if plan.missing_bytes and not options.yes and sys.stdin.isatty() and sys.stderr.isatty():
-        _ask(plan.missing_bytes, fits=advice is None or advice.row is not None)
+        usable = judged is None or judged.advice.row is not None
+        question = f"Fetch {size_text(plan.missing_bytes)}{'' if usable else ' all the same'}?"
+        if not ask(question, default=usable):
+            raise Stopped("Nothing was fetched", "Run it again with -y to fetch without being asked.")
     path = run_job(download(plan, beginnings), stopped="What was fetched is kept: the same command goes on from there.")
     if options.json:
-        print_json({"path": path, **_summary(plan), "fit": _fit_document(advice)})
+        print_json({"path": path, **_summary(plan), "fit": _fit_document(judged)})
         return 0
     print(path)
     if plan.files[0].kind == "model":
@@ -79,22 +82,6 @@ def _rate(text: str) -> float:
     if not found or not float(found[1]):
         raise ArgumentTypeError(f"{text} is no rate: write bytes per second, such as 5M or 800K")
     return float(found[1]) * _UNITS[found[2]]
-
-
-def _ask(size_bytes: int, *, fits: bool) -> None:
-    """Ask whether to fetch; Enter means yes for a model that can be used here.
-
-    Raises:
-        Stopped: the user said no.
-    """
-    question = (
-        f"Fetch {size_text(size_bytes)}? [Y/n] " if fits else f"Fetch {size_text(size_bytes)} all the same? [y/N] "
-    )
-    print(question, end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
-    wanted = ("", "y", "yes") if fits and answer else ("y", "yes")
-    if answer.strip().lower() not in wanted:
-        raise Stopped("Nothing was fetched", "Run it again with -y to fetch without being asked.")
 
 
 # ---- what it says beforehand ----------------------------------------------------------------------
@@ -118,7 +105,12 @@ def _headers(plan: DownloadPlan, beginnings: dict[str, bytes]) -> tuple[Header, 
         return ()
 
 
-def _advice(headers: tuple[Header, ...], plan: DownloadPlan) -> Advice | None:
+class _Judged(NamedTuple):
+    row: Row
+    advice: Advice
+
+
+def _judged(headers: tuple[Header, ...], plan: DownloadPlan) -> _Judged | None:
     """Return whether it fits this machine, as `localknobs fit` says it; None where that cannot be said."""
     from localknobs.engine import LoadSettings
     from localknobs.fit.advice import Adviser, Candidate, advise, usual_context
@@ -133,14 +125,15 @@ def _advice(headers: tuple[Header, ...], plan: DownloadPlan) -> Advice | None:
         with Pricer(headers, machine) as pricer:
             candidate = Candidate(plan.files[0].quant or headers[0].quant, plan.files[0].size_bytes, pricer=pricer)
             adviser = Adviser(pricer, LoadSettings(model=headers[0].path, n_ctx=wished))
-            return advise(adviser.rows([candidate]), machine, wished)
+            row = adviser.row(candidate)
+            return _Judged(row, advise([row], machine, wished))
     except LocalknobsError as error:
         note(f"Whether it fits cannot be said: {error.message}")
         return None
 
 
 def _facts(
-    repository: Repository, plan: DownloadPlan, headers: tuple[Header, ...], advice: Advice | None
+    repository: Repository, plan: DownloadPlan, headers: tuple[Header, ...], judged: _Judged | None
 ) -> list[tuple[str, object]]:
     from localknobs.hardware import free_disk_bytes
 
@@ -161,8 +154,8 @@ def _facts(
         pairs.append(("model", f"{headers[0].architecture}, {count_text(parameters)} parameters"))
         if headers[0].context_trained:
             pairs.append(("context", f"{headers[0].context_trained:,} tokens"))
-    if advice:
-        pairs.append(("fits", advice.reason))
+    if judged:
+        pairs.append(("fits", judged.advice.reason))
     projectors = [file for file in repository.files if file.kind == "projector"]
     if projectors and not any(file.kind == "projector" for file in plan.files):
         pairs.append(("images", f"with --mmproj, {size_text(min(file.size_bytes for file in projectors))} more"))
@@ -181,20 +174,17 @@ def _summary(plan: DownloadPlan) -> dict[str, Any]:
     }
 
 
-def _fit_document(advice: Advice | None) -> dict[str, Any] | None:
-    if advice is None:
+def _fit_document(judged: _Judged | None) -> dict[str, Any] | None:
+    if judged is None:
         return None
-    row = advice.row
+    row, advice = judged
     return {
-        "verdict": row.verdict if row else "weights",
-        "largest_context": row.context if row else 0,
-        "reason": advice.reason,
-        "flags": advice.flags,
-    }
+        "verdict": row.verdict, "largest_context": row.context, "reason": advice.reason, "flags": advice.flags,
+    }  # fmt: skip
 
 
 def _show_dry_run(repository: Repository, plan: DownloadPlan, headers: tuple[Header, ...], as_json: bool) -> None:
-    advice = _advice(headers, plan) if headers else None
+    judged = _judged(headers, plan) if headers else None
     if as_json:
         everything = [
             {"path": file.path, "kind": file.kind, "quant": file.quant, "size_bytes": file.size_bytes,
@@ -206,9 +196,9 @@ def _show_dry_run(repository: Repository, plan: DownloadPlan, headers: tuple[Hea
             "parameters": sum(header.parameters for header in headers),
             "context_tokens": headers[0].context_trained,
         } if headers else None  # fmt: skip
-        print_json({**_summary(plan), "model": model, "fit": _fit_document(advice), "there_is": everything})
+        print_json({**_summary(plan), "model": model, "fit": _fit_document(judged), "there_is": everything})
         return
-    print(facts([("would fetch", plan.parts[0].path), *_facts(repository, plan, headers, advice)[2:]]))
+    print(facts([("would fetch", plan.parts[0].path), *_facts(repository, plan, headers, judged)[2:]]))
     print()
     rows = [
         ("*" if file in plan.files else "", file.quant or "-", size_text(file.size_bytes), file.kind, file.path)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from localknobs.cli.output import facts, note, print_json, table
 from localknobs.cli.progress import run_job
 from localknobs.errors import BadValue
-from localknobs.library import BUILT_IN, find_model
+from localknobs.library import BUILT_IN, find_checkpoint, find_model
+from localknobs.library.names import checkpoint_name
 from localknobs.paths import models_folder
 from localknobs.units import size_text
 
@@ -96,10 +97,9 @@ def sources(options: Namespace) -> list[Path]:
     """Return what the files are made of, for the ledger."""
     from localknobs.convert.adapter import parse_lora
 
-    source = Path(options.source).expanduser()
     matrix = [options.imatrix] if options.imatrix else []
     return [
-        source if source.is_dir() else find_model(options.source),
+        find_checkpoint(options.source) or find_model(options.source),
         *(parse_lora(text).path for text in options.lora),
         *matrix,
     ]
@@ -113,8 +113,7 @@ def make_plan(options: Namespace) -> QuantizePlan:
 
     if options.threads < 0:
         raise BadValue(f"--threads cannot be {options.threads}", "0 takes all cores.")
-    source = Path(options.source).expanduser()
-    source = source if source.is_dir() else find_model(options.source)
+    source = find_checkpoint(options.source) or find_model(options.source)
     types = list(dict.fromkeys(map(file_type_named, options.types)))
     outputs = _outputs(source, options, types)
     config = QuantizeConfig(
@@ -151,7 +150,7 @@ def _choice(options: Namespace) -> TypeChoice:
 
 def _outputs(source: Path, options: Namespace, types: list[str]) -> list[Path]:
     """Return where each type goes: beside a GGUF file, into the library from anything else."""
-    name = source.resolve().name if source.is_dir() else re.sub(r"-\d{5}-of-\d{5}$", "", source.stem)
+    name = checkpoint_name(source) if source.is_dir() else re.sub(r"-\d{5}-of-\d{5}$", "", source.stem)
     stem = _TYPE_ENDING.sub("", name)
     wanted = Path(options.output).expanduser() if options.output else None
     is_folder = wanted is not None and (wanted.is_dir() or options.output.endswith(("/", os.sep)))

@@ -17,7 +17,7 @@ from localknobs.errors import LocalknobsError, NotFound
 from localknobs.gguf_info import ArrayInfo, Header, TensorInfo, check_is_model, read_header, shard_paths
 from localknobs.knobs import knob
 from localknobs.ledger import read_card
-from localknobs.library import BUILT_IN, find_model
+from localknobs.library import BUILT_IN, SOURCES, ModelEntry, find_entry, find_model
 from localknobs.units import count_text, size_text, time_text
 
 
@@ -56,7 +56,8 @@ class _File:
 
 def run(options: Namespace) -> int:
     """Print the file's facts, then its tensors when asked for."""
-    header = read_header(find_model(options.model))
+    path = find_model(options.model)
+    header = read_header(path)
     shards = [shard for shard in shard_paths(header) if shard.is_file()]
     others = [read_header(shard) for shard in shards if shard != header.path]
     tensors = (*header.tensors, *(tensor for other in others for tensor in other.tensors))
@@ -66,10 +67,13 @@ def run(options: Namespace) -> int:
             check_is_model(header)
     except LocalknobsError as error:
         note(str(error))
+    entry = _entry(path)
     if options.json:
-        print_json(_document(file, options.tensors))
+        places = asdict(entry) if entry else {}
+        beside = {name: places.get(name, default) for name, default in _PLACES}
+        print_json({**_document(file, options.tensors), **beside})
         return 0
-    print(facts(_facts(file)))
+    print(facts([*_facts(file), *(_places(entry) if entry else ())]))
     if sampling := header.sampling:
         print("\n" + heading("recommended sampling (--preset model)"))
         print(facts((f"  {name}", knob(name).show(value)) for name, value in sampling.items()))
@@ -104,6 +108,28 @@ def measured_text(measurement: Mapping[str, Any]) -> str:
     numbers = [f"{name} {value:.6g}" for name, value in measurement.items() if isinstance(value, float)]
     counts = [f"{name} {value:,}" for name, value in measurement.items() if isinstance(value, int)]
     return f"{measurement.get('kind', '?')}: {', '.join((*numbers, *counts))} ({measurement.get('when', '')})"
+
+
+_PLACES: tuple[tuple[str, Any], ...] = (("source", ""), ("projector", None), ("aliases", ()), ("also_at", ()))
+"""What the library knows and the file does not, with what stands for a file outside of it."""
+
+
+def _entry(path: Path) -> ModelEntry | None:
+    """Return the library's row of a file; None where it lies outside."""
+    try:
+        return find_entry(str(path))
+    except LocalknobsError:
+        return None
+
+
+def _places(entry: ModelEntry) -> Iterator[tuple[str, object]]:
+    yield "found in", SOURCES[entry.source].label
+    if entry.projector:
+        yield "projector", entry.projector
+    if entry.aliases:
+        yield "also called", ", ".join(entry.aliases)
+    for place in entry.also_at:
+        yield "also at", place
 
 
 def _facts(file: _File) -> Iterator[tuple[str, object]]:

@@ -254,6 +254,9 @@ def advise(rows: Sequence[Row], machine: FitMachine, wished_context: int) -> Adv
         machine: Where.
         wished_context: Tokens that were asked for.
     """
+    refusals = [row.bill.refusal for row in rows if row.verdict == "refused"]
+    if refusals and len(refusals) == len(rows):
+        return Advice(None, refusals[0] if len(rows) == 1 else f"None of them can be loaded. {refusals[0]}")
     rows = [row for row in rows if row.verdict != "refused"]
     where = " and ".join(dict.fromkeys(card.name for card in machine.cards)) or "memory"
     whole = [row for row in rows if row.verdict == "fits"]
@@ -326,8 +329,6 @@ def _shorter(rows: Sequence[Row], where: str, wished: int) -> Advice:
 
 
 def _nothing(rows: Sequence[Row], where: str) -> str:
-    if not rows:
-        return "llama.cpp refuses these settings for every file."
     smallest = min(rows, key=lambda row: row.candidate.size_bytes)
     short = _shortest(smallest.bill.devices)
     return (

@@ -13,9 +13,9 @@ from localknobs.fit.machine import FitMachine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
 from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
-from localknobs.hub.quants import DEFAULT_QUANT
 from localknobs.hub.spec import Spec, parse_spec
 from localknobs.library import find_model, installed_models
+from localknobs.library.names import DEFAULT_QUANT
 
 if TYPE_CHECKING:
     from localknobs.hub.repository import Repository

@@ -182,7 +182,7 @@ def refusal(response: httpx2.Response, what: str) -> LocalknobsError:
     status, code = response.status_code, response.headers.get("X-Error-Code", "")
     said = response.headers.get("X-Error-Message", "")
     who = "Your token" if token() else "Without a token you"
-    page = f"{endpoint()}/{what.split(':')[0]}"
+    page = f"{endpoint()}/{'/'.join(what.split(':')[0].split('/')[:2])}"  # of the repository, also for a file in it
     if code == "GatedRepo":
         return HubFailure(
             f"{what} is gated: its authors want your consent first",

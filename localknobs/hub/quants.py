@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from localknobs.errors import NotFound
-from localknobs.library.names import SHARD, quant_in
+from localknobs.library.names import DEFAULT_QUANT, SHARD, is_projector, quant_in
 from localknobs.units import size_text
 
-DEFAULT_QUANT = "Q4_K_M"
 CHECKPOINT = "SAFETENSORS"
 """What is typed behind the colon for the weights as they were trained."""
 Kind = Literal["model", "projector", "imatrix", "checkpoint"]
@@ -86,9 +85,7 @@ def grouped(repo: str, commit: str, parts: Iterable[Part]) -> tuple[RemoteFile, 
 
 def _kind(path: str) -> Kind:
     name = path.rpartition("/")[2].lower()
-    return (
-        "projector" if name.startswith("mmproj") or "-mmproj" in name else "imatrix" if "imatrix" in name else "model"
-    )
+    return "projector" if is_projector(name) else "imatrix" if "imatrix" in name else "model"
 
 
 def checkpoint_parts(parts: Sequence[Part], *, weights: bool = True) -> tuple[Part, ...]:

@@ -5,12 +5,12 @@ something is a plan, and an act that takes it. Nothing in this package prints or
 """
 
 from localknobs.library.entry import ModelEntry
-from localknobs.library.find import find_entry, find_model
+from localknobs.library.find import find_checkpoint, find_entry, find_model
 from localknobs.library.removal import RemovalPlan, plan_removal, remove
 from localknobs.library.scan import BUILT_IN, Listing, installed_models, list_models
 from localknobs.library.sources import OWN, SOURCES, Source, extra_places
 
 __all__ = [
-    "BUILT_IN", "OWN", "SOURCES", "Listing", "ModelEntry", "RemovalPlan", "Source", "extra_places", "find_entry",
-    "find_model", "installed_models", "list_models", "plan_removal", "remove",
+    "BUILT_IN", "OWN", "SOURCES", "Listing", "ModelEntry", "RemovalPlan", "Source", "extra_places", "find_checkpoint",
+    "find_entry", "find_model", "installed_models", "list_models", "plan_removal", "remove",
 ]  # fmt: skip

@@ -8,13 +8,12 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from localknobs.errors import BadFile, BadValue, NotFound
+from localknobs.errors import BadFile, BadValue, LocalknobsError, NotFound
 from localknobs.library.entry import Found, ModelEntry
-from localknobs.library.names import quant_in, without_suffix
+from localknobs.library.names import DEFAULT_QUANT, quant_in, without_suffix
 from localknobs.library.scan import BUILT_IN, discover, entry_of
 from localknobs.paths import built_in_model, models_folder
 
-DEFAULT_QUANT = "Q4_K_M"
 _HUB_ADDRESS = re.compile(r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/")
 _MOST_CHOICES = 12
 
@@ -40,7 +39,7 @@ def find_model(name: str) -> Path:
             return candidate
     if name and os.path.isdir(given):
         raise _is_folder(name, given)
-    found = _matching(name)
+    found, _ = _matching(name)
     if found.kind in ("checkpoint", "adapter"):
         raise BadFile(
             f"{name} is a checkpoint, not a GGUF file",
@@ -61,7 +60,26 @@ def find_entry(name: str) -> ModelEntry:
         NotFound: there is none; the hint names the nearest.
         BadValue: it means several; the hint lists them.
     """
-    return entry_of(_matching(name))
+    return entry_of(*_matching(name))
+
+
+def find_checkpoint(name: str) -> Path | None:
+    """Return the folder of a checkpoint.
+
+    Args:
+        name: A folder, or a name as `localknobs ls` shows it, such as `org/repo`.
+
+    Returns:
+        The folder; None when the name means something else, or nothing.
+    """
+    given = Path(os.path.expanduser(name))
+    if not name or os.path.lexists(given):
+        return given if name and os.path.isdir(given) else None
+    try:
+        found, _ = _matching(name)
+    except LocalknobsError:
+        return None
+    return found.files[0] if found.kind in ("checkpoint", "adapter") else None
 
 
 def _is_folder(name: str, folder: Path) -> BadFile:
@@ -76,9 +94,10 @@ def _is_folder(name: str, folder: Path) -> BadFile:
     return BadFile(f"{name} is a folder, not a GGUF file", hint)
 
 
-def _matching(name: str) -> Found:
-    """Return the one row that a name means."""
-    rows = [row for row, _ in discover()[0]]
+def _matching(name: str) -> tuple[Found, tuple[Path, ...]]:
+    """Return the one row that a name means, and the other places of its content."""
+    everything = discover()[0]
+    rows = [row for row, _ in everything]
     place = os.path.abspath(os.path.expanduser(name)) if name else ""
     spec = re.sub("@(?=[^@/]+$)", ":", _HUB_ADDRESS.sub("", name))
     low = spec.lower()
@@ -96,7 +115,8 @@ def _matching(name: str) -> Found:
     )
     for way in ways:
         if name and (hits := [row for row in rows if way(row)]):
-            return _the_only(name, hits)
+            chosen = _the_only(name, hits)
+            return next(pair for pair in everything if pair[0] is chosen)
     raise _nowhere(name, rows)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 _LABEL = re.compile(
     r"(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8](?:_[A-Z0-9]{1,3}){0,3}|TQ[12]_0|[MN][XV]FP4(?:_MOE)?|BF16|FP?16|FP?32))"
     r"(?![A-Za-z0-9])",
     re.IGNORECASE,
 )
+DEFAULT_QUANT = "Q4_K_M"
+"""What a repository or a name means that tells of no quantization."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE | re.DOTALL)
 _PROJECTOR = re.compile(r"(^|[-_.])mmproj", re.IGNORECASE)
 _UNFINISHED = re.compile(
@@ -39,6 +42,15 @@ def unfinished(name: str) -> str:
     if not found or name.endswith("-journal.incomplete"):
         return ""
     return next(text for text in found.groupdict().values() if text)
+
+
+def checkpoint_name(folder: Path) -> str:
+    """Return what a checkpoint is called: as its folder, or in the Hugging Face cache as its repository."""
+    folder = folder.resolve()
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return folder.name
 
 
 def without_suffix(name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from localknobs.errors import LocalknobsError
 from localknobs.jobs import leftovers, remove_file_or_folder
 from localknobs.library.sources import SOURCES
-from localknobs.library.walk import Report, walk
+from localknobs.library.walk import Report, bytes_on_disk, walk
 from localknobs.paths import cache_folder, config_folder, data_folder, models_folder
 
 DOWNLOAD_DAYS = 7
@@ -105,11 +105,10 @@ def _is_locked(blobs: Path, etag: str) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes that a file or folder takes on disk; a file with holes takes less than its length."""
+    """Return the bytes that a file or folder takes on disk."""
     try:
         if path.is_dir() and not path.is_symlink():
             return sum(_size(each) for each in path.rglob("*") if each.is_file() and not each.is_symlink())
-        status = path.lstat()
-        return min(status.st_size, 512 * getattr(status, "st_blocks", status.st_size))
+        return bytes_on_disk(path.lstat())
     except OSError:
         return 0

@@ -12,7 +12,7 @@ from localknobs.library.checkpoints import summarize_checkpoint, weight_files
 from localknobs.library.entry import Found, ModelEntry
 from localknobs.library.sources import OWN, SOURCES
 from localknobs.library.summaries import Summaries, Summary
-from localknobs.library.walk import Report
+from localknobs.library.walk import Report, bytes_on_disk
 from localknobs.paths import built_in_model
 
 BUILT_IN = "built-in"
@@ -56,9 +56,9 @@ def installed_models() -> list[ModelEntry]:
     return list(list_models().entries)
 
 
-def entry_of(found: Found) -> ModelEntry:
+def entry_of(found: Found, also_at: tuple[Path, ...]) -> ModelEntry:
     """Return the row of one model; what the cache remembers of the others is left as it is."""
-    return _entry(found, (), Summaries())
+    return _entry(found, also_at, Summaries())
 
 
 def discover() -> tuple[list[tuple[Found, tuple[Path, ...]]], Report]:
@@ -137,7 +137,8 @@ def _entry(found: Found, also_at: tuple[Path, ...], summaries: Summaries) -> Mod
         summary = replace(summary, trouble=trouble, damaged=True)
     projectors = (found.projector,) if found.projector else ()
     return ModelEntry(
-        name=found.name, path=found.files[0], size_bytes=_size((*files, *projectors)),
+        name=found.name, path=found.files[0],
+        size_bytes=_size((*files, *projectors), on_disk=found.state == "unfinished"),
         quant=summary.quant, context=summary.context, architecture=summary.architecture, kind=summary.kind,
         parameters=summary.parameters, trouble=found.trouble or summary.trouble, source=found.source,
         state="damaged" if summary.damaged and found.state == "whole" else found.state,
@@ -145,11 +146,11 @@ def _entry(found: Found, also_at: tuple[Path, ...], summaries: Summaries) -> Mod
     )  # fmt: skip
 
 
-def _size(files: Iterable[Path]) -> int:
+def _size(files: Iterable[Path], *, on_disk: bool) -> int:
     total = 0
     for file in files:
         try:
-            total += file.stat().st_size
+            total += bytes_on_disk(file.stat()) if on_disk else file.stat().st_size
         except OSError:
             continue
     return total

@@ -74,6 +74,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def bytes_on_disk(status: os.stat_result) -> int:
+    """Return what a file takes on disk: less than its length when it has holes, as an unfinished download has."""
+    return min(status.st_size, 512 * getattr(status, "st_blocks", status.st_size))
+
+
 def is_file(entry: os.DirEntry[str]) -> bool:
     """Say whether an entry is an ordinary file, or leads to one."""
     try:

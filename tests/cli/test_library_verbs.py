@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 
 import pytest
 from gguf_files import small_gguf
-from library_trees import hugging_face, ollama, put
+from library_trees import COMMIT, hugging_face, ollama, projector, put
+from repository import REPOSITORY
 
 from localknobs.paths import models_folder
 
@@ -103,3 +105,30 @@ def test_prune_shows_and_asks(run, own):
     assert run("prune", "--older-than", "-1").returncode == 2
     assert run("prune", "--yes").returncode == 0 and not left.exists() and own.exists()
     assert "nothing to remove" in run("prune").stderr
+
+
+def test_show_says_where_a_model_came_from_and_what_belongs_to_it(run, own, home):
+    cache = home.parent / ".cache" / "huggingface" / "hub"
+    hugging_face(cache, "org/Sees", {"m-Q8_0.gguf": small_gguf("sees"), "mmproj-F16.gguf": projector()})
+    copy = home.parent / "models" / "other-name.gguf"
+    copy.parent.mkdir()
+    os.link((cache / "models--org--Sees" / "snapshots" / COMMIT / "m-Q8_0.gguf").resolve(), copy)
+    said = run("show", "org/Sees").stdout
+    assert re.search(r"found in +Hugging Face cache\n", said) and re.search(r"projector +.*mmproj-F16\.gguf\n", said)
+    assert re.search(rf"also at +{re.escape(str(copy))}\n", said)
+    told = json.loads(run("show", "org/Sees", "--json").stdout)
+    assert told["also_at"] == [str(copy)] and told["projector"].endswith("mmproj-F16.gguf") and told["source"] == "hf"
+    stray = put(home / "elsewhere" / "stray.gguf")
+    assert "found in" not in run("show", stray).stdout
+    assert json.loads(run("show", stray, "--json").stdout)["also_at"] == []
+
+
+def test_a_checkpoint_of_the_hub_is_quantized_and_converted_by_its_name(run, home, tmp_path):
+    cache = home.parent / ".cache" / "huggingface" / "hub"
+    made = REPOSITORY / "models" / "checkpoint"
+    hugging_face(cache, "org/Base", {file.name: file.read_bytes() for file in made.iterdir() if file.is_file()})
+    done = run("quantize", "org/Base", "Q8_0")
+    assert done.returncode == 0 and (models_folder() / "Base-Q8_0.gguf").is_file(), done.stderr
+    done = run("convert", "org/Base", "-o", tmp_path, "--skip-token-check")
+    assert done.returncode == 0 and [file.name for file in tmp_path.glob("Base-*.gguf")], done.stderr
+    assert run("fit", "org/Base").stdout.startswith("Base on ")

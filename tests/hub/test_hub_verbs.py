@@ -141,7 +141,7 @@ def test_what_cannot_be_fetched_is_said_in_one_line(run, hub, cache, arguments, 
 def test_a_gated_model_names_the_page_where_one_consents(run, hub, cache):
     hub.repos["maker/gated"] = Repo({"a.gguf": small_gguf()}, gated=True)
     said = refused(run("pull", "maker/gated"), 1)
-    assert "is gated" in said and f"{hub.address}/maker/gated" in said and "HF_TOKEN" in said
+    assert "is gated" in said and f"{hub.address}/maker/gated, then" in said and "HF_TOKEN" in said
     assert run("pull", "maker/gated", HF_TOKEN=TOKEN).returncode == 0
 
 
@@ -318,8 +318,10 @@ def test_pull_asks_and_shows_rate_and_time_left(terminal, hub, cache, noise, bui
     assert fetching.ends() == 0 and "localknobs chat maker/slow:Q4_K_M" in fetching.text
 
 
-def test_enter_does_not_fetch_what_cannot_be_used_here(terminal, hub, cache):
+def test_enter_does_not_fetch_what_cannot_be_used_here(terminal, run, hub, cache):
     asked = terminal("pull", "maker/small-GGUF")  # too small for llama.cpp
     asked.wait_for("all the same? [y/N]")
     asked.type("\r")
-    assert asked.ends() == 130 and "Nothing was fetched" in asked.text
+    assert asked.ends() == 130 and "Nothing was fetched" in asked.text and "every file" not in asked.text
+    told = json.loads(run("pull", "maker/small-GGUF", "--dry-run", "--json").stdout)["fit"]
+    assert told["verdict"] == "refused" and "llama.cpp refuses this model" in told["reason"]

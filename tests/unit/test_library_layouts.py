@@ -80,7 +80,10 @@ def test_hugging_face_checkpoints_adapters_and_what_is_not_finished(user):
     put(folder / "blobs" / f"{'cd' * 32}.localknobs.incomplete", b"x" * 2**20)
     put(folder / "blobs" / f"{'cd' * 32}.localknobs-journal.incomplete", b"x" * 2**20)
     put(folder / "blobs" / f"{'ef' * 32}.incomplete", b"a small file, such as a tokenizer")
+    os.truncate(folder / "blobs" / f"{'cd' * 32}.localknobs.incomplete", 2**30)  # as long as it will be, with a hole
     found = rows()
+    ours = found["org/Base:cdcdcdcdcdcd"]
+    assert ours.size_bytes <= 2**21 and "1.0 GiB so far" not in ours.trouble
     base = found["org/Base"]
     assert (base.kind, base.architecture, base.quant, base.context) == ("checkpoint", "Qwen3ForCausalLM", "BF16", 4096)
     assert base.parameters == 64 and base.size_bytes == sum(map(len, weights.values())) and not base.usable

@@ -9,7 +9,7 @@ from pathlib import Path
 from localknobs.library.entry import Found, State
 from localknobs.library.grouping import Group, gguf_files, grouped
 from localknobs.library.names import repository_names, unfinished, without_suffix
-from localknobs.library.walk import Report, is_file, walk
+from localknobs.library.walk import Report, bytes_on_disk, is_file, walk
 from localknobs.units import size_text
 
 
@@ -78,7 +78,7 @@ def _unfinished(files: dict[str, os.DirEntry[str]], place: str, source: str) -> 
 def unfinished_download(name: str, source: str, file: Path) -> Found:
     """Return the row of a file that is not whole."""
     try:
-        so_far = size_text(file.stat().st_size)
+        so_far = size_text(bytes_on_disk(file.stat()))
     except OSError:
         so_far = "nothing"
     trouble = f"It is not finished: {so_far} so far, in {file}"
