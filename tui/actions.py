@@ -19,6 +19,7 @@ class Action(NamedTuple):
         label: What the footer and the palette call it.
         help: What it does.
         in_footer: Whether the footer shows it.
+        first: Whether the key acts before that of the focused widget.
     """
 
     key: str
@@ -26,6 +27,7 @@ class Action(NamedTuple):
     label: str
     help: str
     in_footer: bool = True
+    first: bool = False
 
 
 def bindings(actions: Iterable[Action], *, priority: bool = False) -> list[Binding]:
@@ -36,7 +38,7 @@ def bindings(actions: Iterable[Action], *, priority: bool = False) -> list[Bindi
         priority: Whether the keys act before those of the focused widget.
     """
     return [
-        Binding(row.key, row.name, row.label, show=row.in_footer, tooltip=row.help, priority=priority)
+        Binding(row.key, row.name, row.label, show=row.in_footer, tooltip=row.help, priority=priority or row.first)
         for row in actions
     ]
 

@@ -15,12 +15,10 @@ from localknobs.cli.progress import run_job
 from localknobs.engine import LoadSettings
 from localknobs.engine.refusals import check_settings
 from localknobs.engine.rope import Rope, rope_notes, rope_of_file, rope_of_load
-from localknobs.engine.target_length import Extension, TargetLength, proposed_settings, target_length
+from localknobs.engine.target_length import TargetLength, proposed_settings, target_length
 from localknobs.gguf_info import Header, check_is_model, read_header
 from localknobs.hardware import available_memory_bytes
-from localknobs.knobs import KNOBS
 from localknobs.library import BUILT_IN, find_model
-from localknobs.units import size_text
 
 if TYPE_CHECKING:
     from localknobs.convert.set_keys import KeysWritten
@@ -75,9 +73,9 @@ def _print(header: Header, settings: LoadSettings, proposal: TargetLength | None
     length = settings.n_ctx or after.window
     if written:
         how = "weights shared with the source on disk" if written.cloned else "weights copied"
-        print(f"{written.path}  {length:,} tokens, {_rope_text(after)}; {how}")
+        print(f"{written.path}  {length:,} tokens, {after.text}; {how}")
         return
-    print(facts([("model", header.name), ("reaches", f"{before.window:,} tokens"), ("rotations", _rope_text(before))]))
+    print(facts([("model", header.name), ("reaches", f"{before.window:,} tokens"), ("rotations", before.text)]))
     if proposal:
         print(facts(_proposal_lines(proposal)))
     for text in (*rope_notes(header, settings), *(proposal.notes if proposal else ())):
@@ -89,24 +87,12 @@ def _print(header: Header, settings: LoadSettings, proposal: TargetLength | None
 
 def _proposal_lines(proposal: TargetLength) -> Iterator[tuple[str, str]]:
     yield "to reach", f"{proposal.tokens:,} tokens"
-    yield "proposed", _flags(proposal.proposed)
+    yield "proposed", proposal.proposed.flags
     yield "short prompts", proposal.proposed.short_prompts
-    full, trained = size_text(proposal.cache_bytes), size_text(proposal.trained_cache_bytes)
-    yield "cache", f"{full} when full; {trained} at {proposal.trained:,} tokens"
-    yield "attention", f"{proposal.attention_work:.3g} times the work of a prompt of {proposal.trained:,} tokens"
+    yield from proposal.price()
     for other in proposal.others:
-        yield f"or {other.name}", _flags(other)
+        yield f"or {other.name}", other.flags
         yield "", other.short_prompts
-
-
-def _flags(way: Extension) -> str:
-    return " ".join(f"{KNOBS[name].flags[0]} {KNOBS[name].show(value)}" for name, value in way.settings.items())
-
-
-def _rope_text(rope: Rope) -> str:
-    scaled = f"{rope.method}, factor {rope.factor:g} of {rope.original:,} tokens" if rope.factor != 1 else "not scaled"
-    own = ", factors of its own" if rope.factors else ""
-    return f"{rope.size // 2} pairs, base {rope.base:g}, {scaled}{own}"
 
 
 def _speeds(before: Rope, after: Rope, length: int) -> str:

@@ -62,6 +62,15 @@ class Rope:
         """Tokens that are within what is known: the trained length, or the original one times the factor."""
         return max(self.trained, round(self.original * self.factor)) if self.factor > 1 else self.trained
 
+    @property
+    def text(self) -> str:
+        """What it is, in a line."""
+        scaled = (
+            f"{self.method}, factor {self.factor:g} of {self.original:,} tokens" if self.factor != 1 else "not scaled"
+        )
+        own = ", factors of its own" if self.factors else ""
+        return f"{self.size // 2} pairs, base {self.base:g}, {scaled}{own}"
+
     def speeds(self) -> tuple[float, ...]:
         """Return how far each pair turns a token, in radians, the fastest first."""
         pairs = self.size // 2

@@ -6,7 +6,7 @@ Pure: reads a header and the free memory it is given. The command line prints it
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from localknobs.engine.checks import cache_bytes_per_token
@@ -14,8 +14,9 @@ from localknobs.engine.rope import Rope, rope_of_file, rope_of_load
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadValue, Unsupported
 from localknobs.gguf_info import Header, read_header
-from localknobs.knobs import KNOBS, Value
+from localknobs.knobs import KNOBS, Knob, Value, flag_words
 from localknobs.knobs.rope import ROPE
+from localknobs.units import size_text
 
 FACTOR_STEP = 0.25
 """Factors are rounded up to this: the rest is room for the answer."""
@@ -23,6 +24,23 @@ UNTOUCHED = 0.01
 """A rotation whose speed changes by less than this share counts as left alone."""
 BORNE_FACTOR = 4.0
 """What YaRN's paper and people's measurements find usable without training; beyond it a warning is given."""
+
+BY_HAND = "by hand"
+
+TARGET = replace(
+    KNOBS["n_ctx"], name="target_ctx", label="target length", low=256, special=(), flags=("--target-ctx",),
+    applies="next answer", help="How many tokens the model is to see; method, factor and base follow from it.",
+)  # fmt: skip
+"""The length as a slider of its own: it moves the other rows and is none of a load."""
+
+WAY = Knob(
+    name="way", lever="context", group="RoPE", kind="choice", choices=("model", "yarn", "ntk", "linear", BY_HAND),
+    default="model", label="method", applies="next answer",
+    help="How the length is reached: as the file says; YaRN; a larger base (NTK-aware); all rotations slowed alike.",
+    cost="None in memory or time.",
+    source="arXiv:2309.00071, arXiv:2306.15595",
+)  # fmt: skip
+"""The ways of reaching it, as a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +60,16 @@ class Extension:
     rope: Rope
     left_alone: float
     short_prompts: str
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """The RoPE rows and the context: those that do it, the others at their defaults."""
+        return {**{row.name: row.default for row in ROPE}, **self.settings}
+
+    @property
+    def flags(self) -> str:
+        """The flags that do it."""
+        return " ".join(flag_words(self.settings))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +95,24 @@ class TargetLength:
     trained_cache_bytes: int
     attention_work: float
     notes: tuple[str, ...]
+
+    @property
+    def ways(self) -> tuple[Extension, ...]:
+        """The proposed way, then the others."""
+        return (self.proposed, *self.others)
+
+    def way_of(self, settings: LoadSettings) -> str:
+        """Return the name of the way that loading settings go; `by hand` when none of these."""
+        for way in self.ways:
+            if all(getattr(settings, row.name) == way.values[row.name] for row in ROPE):
+                return way.name
+        return BY_HAND
+
+    def price(self) -> Iterator[tuple[str, str]]:
+        """Yield what the length costs, as (what, how much) pairs."""
+        full, trained = size_text(self.cache_bytes), size_text(self.trained_cache_bytes)
+        yield "cache", f"{full} when full; {trained} at {self.trained:,} tokens"
+        yield "attention", f"{self.attention_work:.3g} times the work of a prompt of {self.trained:,} tokens"
 
 
 def target_length(

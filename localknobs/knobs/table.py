@@ -63,3 +63,15 @@ def check_values(values: Mapping[str, object]) -> dict[str, Value]:
         row = knob(name)
         checked[row.name] = row.check(value)
     return checked
+
+
+def flag_words(values: Mapping[str, Value]) -> list[str]:
+    """Return values as words of a command line; a switch that is off has none."""
+    words: list[str] = []
+    for name, value in values.items():
+        row = KNOBS[name]
+        if not row.is_switch:
+            words += [row.flags[0], row.show(value)]
+        elif value == "on":
+            words.append(row.flags[0])
+    return words

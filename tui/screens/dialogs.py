@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
 from localknobs.errors import LocalknobsError
+from localknobs.gguf_info import check_is_model, read_header
+from localknobs.library import find_model
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card, lever_cards
 from localknobs.tui.screens.answering import after_the_answer
 from localknobs.tui.screens.info import Info
+from localknobs.tui.screens.knob_editing import edit_knob
 from localknobs.tui.screens.model_loading import ModelScreen
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.screens.text_dialog import TextDialog
@@ -23,6 +26,7 @@ from localknobs.tui.widgets.message_view import MessageView
 if TYPE_CHECKING:
     from localknobs.tui.app import LocalknobsApp
     from localknobs.tui.downloads import Downloads
+    from localknobs.tui.screens.context import ContextChosen
 
 
 class Dialogs(ModelScreen):
@@ -71,6 +75,26 @@ class Dialogs(ModelScreen):
         from localknobs.tui.screens.forge import ForgeScreen
 
         self.app.push_screen(ForgeScreen(source), self._model_chosen)
+
+    async def action_context(self) -> None:
+        """Choose how far the model is to see, and by what means."""
+        from localknobs.tui.screens.context import ContextScreen
+
+        try:
+            header = read_header(find_model(self.wanted_name))
+            check_is_model(header)
+        except LocalknobsError as error:
+            await self.show_error(error)
+        else:
+            self.app.push_screen(ContextScreen(header, self.load_values), self._context_chosen)
+
+    def _context_chosen(self, chosen: ContextChosen | None) -> None:
+        if chosen is None:
+            return
+        self.load_values.update(chosen.values)
+        self.show_knobs()
+        if chosen.model or self.reload_pending:
+            self.use_model(chosen.model or self.wanted_name)
 
     def action_chats(self) -> None:
         """Choose a saved conversation."""
@@ -190,16 +214,7 @@ class Dialogs(ModelScreen):
 
     def on_knob_row_opened(self, event: KnobRow.Opened) -> None:
         """Type a knob's value."""
-        row, value = event.knob_row.row, event.knob_row.value
-
-        def typed(text: str | None) -> None:
-            if text is not None:
-                event.knob_row.take(text)
-
-        note = f"{row.help}\n{row.range_text()}"
-        several_lines = row.kind == "text"
-        dialog = TextDialog(row.label, row.show(value), note=note, several_lines=several_lines, check=row.parse)
-        self.app.push_screen(dialog, typed)
+        edit_knob(self.app, event.knob_row)
 
     async def on_message_view_asked(self, event: MessageView.Asked) -> None:
         """Do what was asked with a message."""

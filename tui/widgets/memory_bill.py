@@ -1,7 +1,8 @@
-"""What a model would take of this machine's memory: sliders for context and cache, and a bar for each device."""
+"""What a model would take of this machine's memory: a bar for each device, and sliders where it has some."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from textual.app import ComposeResult
@@ -20,7 +21,11 @@ SLIDERS: tuple[str, ...] = ("n_ctx", "cache_type_k", "cache_type_v", "n_gpu_laye
 
 
 class MemoryBill(Vertical):
-    """The live bill of one model; nothing is loaded for it."""
+    """The live bill of one model; nothing is loaded for it.
+
+    Args:
+        sliders: Names of the loading knobs that are turned here; none where the screen has rows of its own.
+    """
 
     DEFAULT_CSS = """
     MemoryBill { height: auto; }
@@ -28,15 +33,16 @@ class MemoryBill(Vertical):
     MemoryBill .notes { height: auto; color: $text-muted; }
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sliders: Sequence[str] = SLIDERS) -> None:
         super().__init__()
+        self._sliders = sliders
         self.values: dict[str, Value] = defaults("loading")
         self._path: Path | None = None
         self._teller: PriceTeller | None = None
 
     def compose(self) -> ComposeResult:
         """Lay out the sliders; the bars come with the first bill."""
-        for name in SLIDERS:
+        for name in self._sliders:
             yield KnobRow(KNOBS[name], self.values[name], self.values[name])
         yield Static("", classes="verdict", markup=False)
         yield Static("", classes="notes", markup=False)
@@ -60,6 +66,11 @@ class MemoryBill(Vertical):
         if self.values["n_ctx"] in (0, row.standard):  # not turned by the user
             row.value = self.values["n_ctx"] = trained
         row.standard = trained
+        self._ask()
+
+    def price(self, path: Path, values: Mapping[str, Value]) -> None:
+        """Price a model with these loading knobs, which something else turns."""
+        self._path, self.values = path, dict(values)
         self._ask()
 
     def on_knob_row_changed(self, event: KnobRow.Changed) -> None:

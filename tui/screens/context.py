@@ -1,0 +1,369 @@
+"""The Context screen: how far the model is to see, by what means, at what price, and what its rotations become."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import Screen
+from textual.widgets import Footer, Static
+
+from localknobs.engine import LoadSettings
+from localknobs.engine.refusals import check_settings
+from localknobs.engine.rope import rope_notes, rope_of_file, rope_of_load
+from localknobs.engine.rope_picture import Rotations
+from localknobs.engine.target_length import BY_HAND, TARGET, WAY, TargetLength, target_length
+from localknobs.errors import LocalknobsError
+from localknobs.gguf_info import Header
+from localknobs.hardware import available_memory_bytes
+from localknobs.knobs import KNOBS, Value, defaults, flag_words, knobs_of
+from localknobs.paths import models_folder
+from localknobs.terminal_text import printable
+from localknobs.tui.actions import Action, bindings, key_help
+from localknobs.tui.cards import keys_help, knob_card
+from localknobs.tui.child_job import ChildJob, JobEnded, JobTold
+from localknobs.tui.screens.info import Info
+from localknobs.tui.screens.knob_editing import edit_knob
+from localknobs.tui.screens.text_dialog import TextDialog
+from localknobs.tui.widgets.knob_row import KnobRow
+from localknobs.tui.widgets.memory_bill import MemoryBill
+from localknobs.tui.widgets.plot import Line, Picture, Plot
+
+BY_ROPE: tuple[str, ...] = ("rope_scaling", "rope_scale", "rope_freq_base", "yarn_orig_ctx")
+CACHE: tuple[str, ...] = ("cache_type_k", "cache_type_v", "flash_attn")
+WHEN_FULL: tuple[str, ...] = ("context_full", "n_sink", "drop_by", "sliding_window")
+
+
+@dataclass(frozen=True, slots=True)
+class ContextChosen:
+    """What the user chose.
+
+    Args:
+        values: Loading knobs of the chat.
+        model: A file that was written and is to be chatted with; empty for the present model.
+    """
+
+    values: Mapping[str, Value]
+    model: str = ""
+
+
+class ContextScreen(Screen[ContextChosen | None]):
+    """Returns the loading knobs to go on with, or None.
+
+    Args:
+        header: Of the model.
+        values: The loading knobs as they are.
+    """
+
+    DEFAULT_CSS = """
+    ContextScreen {
+        & #knobs { width: 48; border-right: vkey $surface-lighten-1; scrollbar-size-vertical: 1; }
+        & .heading { height: 1; padding: 0 1; margin-top: 1; color: $text-muted; text-style: bold; }
+        & #model { height: auto; padding: 0 1; text-style: bold; }
+        & MemoryBill { padding: 0 1; margin-top: 1; }
+        & #right { width: 1fr; padding: 0 1; }
+        & #words { height: auto; max-height: 13; scrollbar-size-vertical: 1; }
+        & #words:focus { background: $boost; }
+        & #about { height: auto; }
+        & #trouble { height: auto; color: $text-error; text-style: bold; }
+        & #progress { height: auto; color: $accent; }
+        &.-narrow #knobs { width: 38; }
+        &.-narrow #words { max-height: 11; }
+        &.-narrow #by-position { display: none; }
+        &.-narrow.-position #by-position { display: block; }
+        &.-narrow.-position #by-pair { display: none; }
+        & #by-position { margin-top: 1; }
+        &.-narrow #by-position { margin-top: 0; }
+    }
+    """
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
+    ACTIONS: ClassVar[tuple[Action, ...]] = (
+        Action("f1", "help", "Help", "every key; on a knob, its card"),
+        Action("ctrl+l", "apply", "Apply", "use these settings in the chat; the model is loaded again where needed"),
+        Action("w", "write", "Write a file", "write a GGUF file that extends its context by itself"),
+        Action("ctrl+t", "chat", "Chat with it", "chat with the file that was written"),
+        Action("left_square_bracket", "pair(-1)", "Pair before", "show the rotation of another pair", in_footer=False),
+        Action("right_square_bracket", "pair(1)", "Pair after", "the same, the other way", in_footer=False),
+        Action(
+            "p", "picture", "Picture", "rotations by pair or by position; both where there is room", in_footer=False
+        ),
+        Action("d", "standard", "Model's own", "back to what the file says by itself", in_footer=False),
+        Action("escape", "back", "Back", "stop writing, or go back and change nothing"),
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings(ACTIONS),
+        Binding("down,j", "neighbour(1)", show=False),
+        Binding("up,k", "neighbour(-1)", show=False),
+    ]
+
+    def __init__(self, header: Header, values: Mapping[str, Value]) -> None:
+        super().__init__()
+        self._header = header
+        self.values = dict(values)
+        self._own = rope_of_file(header)
+        self._free = available_memory_bytes()
+        self._wanted_way = ""
+        self._proposal: TargetLength | None = None
+        self._refusal: LocalknobsError | None = None
+        self._pair: int | None = None
+        self._writing: ChildJob | None = None
+        self._written: Path | None = None
+
+    def compose(self) -> ComposeResult:
+        """Lay out knobs and memory on the left, words and pictures on the right."""
+        with Horizontal():
+            with VerticalScroll(id="knobs", can_focus=False):
+                yield Static(printable(self._header.name), id="model", markup=False)
+                yield KnobRow(TARGET, self._length, self._own.window)
+                yield KnobRow(WAY, "model", "model")
+                for heading, names in (("RoPE", BY_ROPE), ("Cache", CACHE), ("When full", WHEN_FULL)):
+                    yield Static(heading, classes="heading")
+                    for name in names:
+                        yield KnobRow(KNOBS[name], self.values[name], KNOBS[name].default)
+                yield MemoryBill(sliders=())
+            with Vertical(id="right"):
+                with VerticalScroll(id="words"):
+                    yield Static(id="trouble", markup=False)
+                    yield Static(id="progress", markup=False)
+                    yield Static(id="about", markup=False)
+                yield Plot(id="by-pair")
+                yield Plot(id="by-position")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Show how things are."""
+        self.query(KnobRow).first().focus()
+        self._say("#progress", "")
+        self._propose(self._length, take=False)
+        self._show()
+
+    def on_unmount(self) -> None:
+        """End what still runs."""
+        if self._writing:
+            self._writing.stop()
+
+    # ---- the settings -------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> LoadSettings:
+        """What the rows say."""
+        return LoadSettings(model=self._header.path, **self.values)  # type: ignore[arg-type]
+
+    @property
+    def _length(self) -> int:
+        return int(self.settings.n_ctx) or rope_of_load(self._header, self.settings).window
+
+    def on_knob_row_changed(self, event: KnobRow.Changed) -> None:
+        """Follow a row; the length and the way move the others."""
+        event.stop()
+        if event.row is TARGET:
+            self._propose(int(str(event.value)), take=True)
+        elif event.row is WAY:
+            self._take_way(str(event.value))
+        else:
+            self.values[event.row.name] = event.value
+            self._propose(self._length, take=False)
+        self._show()
+
+    def _propose(self, tokens: int, *, take: bool) -> None:
+        """Ask how a length is reached, and take the proposal when the length was turned."""
+        self._refusal = None
+        try:
+            self._proposal = target_length(self._header, tokens, self.settings, self._free)
+        except LocalknobsError as error:
+            self._proposal, self._refusal = None, error
+            if take:
+                self.values["n_ctx"] = tokens
+            return
+        if take:
+            wanted = next((way for way in self._proposal.ways if way.name == self._wanted_way), self._proposal.proposed)
+            self.values.update(wanted.values)
+
+    def _take_way(self, name: str) -> None:
+        ways = {way.name: way for way in self._proposal.ways} if self._proposal else {}
+        if name in ways:
+            self._wanted_way = name
+            self.values.update(ways[name].values)
+        elif name != BY_HAND and self._proposal:
+            here = ", ".join(ways)
+            self.notify(f"{name} is no way to {self._proposal.tokens:,} tokens with this model; there is: {here}.")
+
+    def on_knob_row_refused(self, event: KnobRow.Refused) -> None:
+        """Say what is allowed."""
+        event.stop()
+        self.notify(str(event.error), severity="error", timeout=6)
+
+    def on_knob_row_opened(self, event: KnobRow.Opened) -> None:
+        """Type or choose a value."""
+        event.stop()
+        edit_knob(self.app, event.knob_row)
+
+    def action_standard(self) -> None:
+        """Go back to what the file says by itself."""
+        self.values.update({row.name: row.default for row in knobs_of("context")})
+        self._propose(self._length, take=False)
+        self._show()
+
+    def action_neighbour(self, direction: int) -> None:
+        """Go to the next or previous row."""
+        if direction > 0:
+            self.focus_next(KnobRow)
+        else:
+            self.focus_previous(KnobRow)
+
+    # ---- what they do -------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        """Show rows, words, pictures and the bill of the present settings."""
+        settings = self.settings
+        if self._refusal is None:
+            try:
+                check_settings(self._header, settings)
+            except LocalknobsError as error:
+                self._refusal = error
+        shown = {**self.values, TARGET.name: self._length, WAY.name: self._way}
+        for knob_row in self.query(KnobRow):
+            knob_row.value = shown[knob_row.row.name]
+        self._say("#trouble", str(self._refusal or ""))
+        rotations = Rotations(self._own, rope_of_load(self._header, settings), self._length)
+        self._say("#about", self._words(rotations))
+        self._draw(rotations)
+        if self._refusal is None:
+            self.query_one(MemoryBill).price(self._header.path, {**self.values, "n_ctx": self._length})
+        self.refresh_bindings()
+
+    def _say(self, place: str, text: str) -> None:
+        line = self.query_one(place, Static)
+        line.display = bool(text)
+        line.update(printable(text))
+
+    @property
+    def _way(self) -> str:
+        return self._proposal.way_of(self.settings) if self._proposal else BY_HAND
+
+    def _words(self, rotations: Rotations) -> str:
+        notes = (*rope_notes(self._header, self.settings), *(self._proposal.notes if self._proposal else ()))
+        lines = [*(f"! {text}" for text in notes), rotations.text]
+        if self._proposal:
+            chosen = next((way for way in self._proposal.ways if way.name == self._way), None)
+            lines += [chosen.short_prompts] if chosen else []
+            lines += [f"{what}: {how_much}" for what, how_much in self._proposal.price()]
+        lines.append(f"The file: {self._own.window:,} tokens, {self._own.text}")
+        if rotations.after != self._own:
+            lines.append(f"Now: {rotations.length:,} tokens, {rotations.after.text}")
+        return "\n".join(lines)
+
+    def _draw(self, rotations: Rotations) -> None:
+        if not rotations.pairs:
+            return
+        pair = rotations.critical if self._pair is None else min(self._pair, rotations.pairs - 1)
+        self._pair = pair
+        by_pair, by_position = rotations.by_pair(), rotations.by_position(pair)
+        self.query_one("#by-pair", Plot).picture = Picture(
+            title=f"Turns of each pair within {rotations.length:,} tokens",
+            shade=by_pair.seen, shade_name="in training",
+            lines=(Line("unscaled", by_pair.unscaled, "warning"), Line("scaled", by_pair.scaled, "foreground")),
+            x_name="pair", y_name="turns", log=True, low=0.01,
+        )  # fmt: skip
+        self.query_one("#by-position", Plot).picture = Picture(
+            title=f"Rotation of pair {pair} by position",
+            shade=by_position.seen, shade_name="in training",
+            lines=(Line("unscaled", by_position.unscaled, "warning"), Line("scaled", by_position.scaled, "foreground")),
+            x_name="tokens", y_name="turns",
+        )  # fmt: skip
+
+    def action_pair(self, direction: int) -> None:
+        """Show the rotation of another pair."""
+        pairs = self._own.size // 2
+        self._pair = max(0, min(pairs - 1, (self._pair or 0) + direction))
+        self.add_class("-position")
+        self._draw(Rotations(self._own, rope_of_load(self._header, self.settings), self._length))
+
+    def action_picture(self) -> None:
+        """Show the other picture, where only one has room."""
+        self.toggle_class("-position")
+
+    # ---- what is done with them ---------------------------------------------------------------
+
+    def action_apply(self) -> None:
+        """Use the settings in the chat."""
+        if self._refusal:
+            self.notify(str(self._refusal), severity="error", timeout=8)
+        else:
+            self.dismiss(ContextChosen(self.values))
+
+    def action_write(self) -> None:
+        """Ask where to, then write a file with these keys."""
+        if self._writing:
+            return
+        if self._refusal:
+            self.notify(str(self._refusal), severity="error", timeout=8)
+            return
+        name = models_folder() / f"{self._header.path.stem}-{self._length}.gguf"
+        note = "A GGUF file with these RoPE settings in it: every program that loads it sees so far by itself."
+        self.app.push_screen(TextDialog("Write a file", str(name), note=note, several_lines=False), self._write_to)
+
+    def _write_to(self, name: str | None) -> None:
+        if not name or not name.strip():
+            return
+        output = Path(name.strip()).expanduser()
+        standard = defaults("loading")
+        changed = {
+            row.name: self.values[row.name]
+            for row in knobs_of("context")
+            if self.values[row.name] != standard[row.name] and row.name not in CACHE
+        }
+        arguments = ["context", str(self._header.path), *flag_words(changed), "-o", str(output), "--json"]
+        self._writing, self._written = ChildJob(arguments, self.post_message), None
+        self._say("#progress", "writing … Esc stops; nothing half is left.")
+
+    def on_job_told(self, message: JobTold) -> None:
+        """A file is being written; it takes no time worth a bar where the disk can share the weights."""
+        message.stop()
+
+    def on_job_ended(self, event: JobEnded) -> None:
+        """Say what came of it."""
+        event.stop()
+        if event.job is not self._writing:
+            return
+        self._writing = None
+        if event.code == 0:
+            written = json.loads(event.output)["written"]
+            self._written = Path(written["path"])
+            how = "weights shared with the source on disk" if written["cloned"] else "weights copied"
+            text = f"Written to {self._written} ({how}). Ctrl+T chats with it."
+        else:
+            text = event.error or "Stopped. Nothing was written."
+        self._say("#progress", text)
+        self.refresh_bindings()
+
+    def action_chat(self) -> None:
+        """Chat with the file that was written: it scales by itself, so the rows of RoPE go back to the model's own."""
+        if self._written:
+            own = {row.name: row.default for row in knobs_of("context") if row.name not in CACHE}
+            self.dismiss(ContextChosen({**self.values, **own}, str(self._written)))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer the written file once there is one."""
+        return self._written is not None if action == "chat" else True
+
+    def action_back(self) -> None:
+        """Stop writing, or go back and change nothing."""
+        if self._writing:
+            self._writing.stop()
+        else:
+            self.dismiss(None)
+
+    def action_help(self) -> None:
+        """Show the card of the focused knob, or every key."""
+        focused = self.focused
+        if isinstance(focused, KnobRow):
+            self.app.push_screen(Info(focused.row.label, knob_card(focused.row, focused.value)))
+        else:
+            self.app.push_screen(Info("Context", keys_help([("On this screen", key_help(self, self.ACTIONS))])))
