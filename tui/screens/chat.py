@@ -45,7 +45,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("ctrl+l", "reload", "Reload", "load the model again with the knobs marked ⟳"),
     Action("f12", "get", "Get models", "search the hub and fetch models", in_footer=False),
     Action("ctrl+g", "forge", "Forge", "make smaller files of a model: merge, convert, quantize", in_footer=False),
-    Action("f6", "context", "Context", "how far the model sees, by what means, at what price", first=True),
+    Action(
+        "f6", "context", "Context", "how far the model sees, by what means, at what price", in_footer=False, first=True
+    ),
     Action("f5", "system", "System prompt", "set the system prompt", in_footer=False),
     Action("f10", "levers", "Levers", "read about the five levers", in_footer=False),
     Action("f8", "presets", "Presets", "choose a preset", in_footer=False),

@@ -37,7 +37,7 @@ from localknobs.tui.widgets.plot import Line, Picture, Plot
 
 BY_ROPE: tuple[str, ...] = ("rope_scaling", "rope_scale", "rope_freq_base", "yarn_orig_ctx")
 CACHE: tuple[str, ...] = ("cache_type_k", "cache_type_v", "flash_attn")
-WHEN_FULL: tuple[str, ...] = ("context_full", "n_sink", "drop_by", "sliding_window")
+WHEN_FULL: tuple[str, ...] = ("context_full", "n_sink", "drop_by", "sliding_window", "park_cache")
 
 
 @dataclass(frozen=True, slots=True)
