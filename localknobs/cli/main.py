@@ -33,6 +33,7 @@ VERBS = {
     "quantize": "make a smaller file of a model, or several in one pass",
     "verify": "prove that a GGUF file is the model of its checkpoint",
     "eval": "measure models, and what a change did to them, in one report",
+    "diagnose": "from a symptom to the first lever, after a cheap probe on the model",
     "redo": "make a file again, as its card says, and compare",
     "imatrix": "measure which weights matter, for better small files",
     "bench": "measure how fast a model reads and writes, over threads, batches, offload, cache types",
