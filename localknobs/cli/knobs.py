@@ -11,7 +11,7 @@ from typing import Any
 from localknobs.cli.flags import default_text
 from localknobs.cli.output import facts, heading, note, print_json, table, wrapped
 from localknobs.errors import UnknownName
-from localknobs.knobs import KNOBS, LEVERS, Knob, LeverCard, knob
+from localknobs.knobs import ALL_KNOBS, LEVERS, Knob, LeverCard, knob
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(options: Namespace) -> int:
         _print_card(card, options.json)
     elif row := _knob_or_none(options.name):
         _print_knob(row, options.json)
-    elif rows := [row for row in KNOBS.values() if row.group.lower() == plain]:
+    elif rows := [row for row in ALL_KNOBS.values() if row.group.lower() == plain]:
         _print_rows(rows, options.json)
     else:
         raise _unknown(options.name)
@@ -49,9 +49,9 @@ def _knob_or_none(name: str) -> Knob | None:
 
 def _unknown(name: str) -> UnknownName:
     known = [
-        *KNOBS,
+        *ALL_KNOBS,
         *(card.lever for card in LEVERS),
-        *(flag.lstrip("-") for row in KNOBS.values() for flag in row.flags),
+        *(flag.lstrip("-") for row in ALL_KNOBS.values() for flag in row.flags),
     ]
     near = get_close_matches(name.strip().lstrip("-").replace("-", "_").lower(), known, n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else "`localknobs knobs` lists them all."
@@ -60,10 +60,10 @@ def _unknown(name: str) -> UnknownName:
 
 def _print_all(as_json: bool) -> None:
     if as_json:
-        print_json({"levers": [asdict(card) for card in LEVERS], "knobs": [_record(row) for row in KNOBS.values()]})
+        print_json({"levers": [asdict(card) for card in LEVERS], "knobs": [_record(row) for row in ALL_KNOBS.values()]})
         return
     for number, card in enumerate(LEVERS):
-        rows = [row for row in KNOBS.values() if row.lever == card.lever]
+        rows = [row for row in ALL_KNOBS.values() if row.lever == card.lever]
         print(("\n" if number else "") + heading(card.title.upper()))
         print(wrapped(card.summary, "  "))
         print(_grouped(rows) if rows else f"  No knobs yet; `localknobs knobs {card.lever}` explains the lever.")
@@ -132,7 +132,7 @@ def _when(row: Knob) -> str:
 
 
 def _print_card(card: LeverCard, as_json: bool) -> None:
-    rows = [row for row in KNOBS.values() if row.lever == card.lever]
+    rows = [row for row in ALL_KNOBS.values() if row.lever == card.lever]
     if as_json:
         print_json({**asdict(card), "knobs": [row.name for row in rows]})
         return

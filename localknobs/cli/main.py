@@ -35,6 +35,7 @@ VERBS = {
     "eval": "measure models, and what a change did to them, in one report",
     "diagnose": "from a symptom to the first lever, after a cheap probe on the model",
     "redo": "make a file again, as its card says, and compare",
+    "finetune": "train an adapter on examples of yours, on this machine",
     "imatrix": "measure which weights matter, for better small files",
     "bench": "measure how fast a model reads and writes, over threads, batches, offload, cache types",
     "knobs": "list every knob, or explain one knob or lever",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from localknobs.knobs.levers import LEVERS, LeverCard
 from localknobs.knobs.record import Applies, Kind, Knob, Lever, Value, Values
 from localknobs.knobs.table import (
+    ALL_KNOBS,
     KNOBS,
     check_value,
     check_values,
@@ -20,6 +21,7 @@ from localknobs.knobs.table import (
 )
 
 __all__ = [
+    "ALL_KNOBS",
     "KNOBS",
     "LEVERS",
     "Applies",

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 
 from localknobs.errors import UnknownName
 from localknobs.knobs.cache import CACHE
+from localknobs.knobs.finetune import FINETUNE
 from localknobs.knobs.loading import LOADING
 from localknobs.knobs.record import Knob, Value
 from localknobs.knobs.rope import ROPE
 from localknobs.knobs.sampling import SAMPLING
 
 KNOBS: dict[str, Knob] = {row.name: row for row in (*SAMPLING, *LOADING)}
-"""Every knob by name, in the order a person should meet them."""
+"""Every knob of a loaded model by name, in the order a person should meet them."""
+
+ALL_KNOBS: dict[str, Knob] = {row.name: row for row in (*FINETUNE, *KNOBS.values())}
+"""Those, and the knobs of jobs that make new files."""
 
 _CONTEXT = tuple(row for row in LOADING if row.name == "n_ctx" or row in ROPE or row in CACHE)
 
@@ -24,21 +28,21 @@ def knob(name: str) -> Knob:
         UnknownName: there is none; the hint gives near names.
     """
     plain = name.strip().lstrip("-").replace("-", "_").lower()
-    if plain in KNOBS:
-        return KNOBS[plain]
-    for row in KNOBS.values():
+    if plain in ALL_KNOBS:
+        return ALL_KNOBS[plain]
+    for row in (*KNOBS.values(), *FINETUNE):  # a flag that two verbs share (`--seed`) is the chat's first
         if any(plain == flag.lstrip("-").replace("-", "_").lower() for flag in row.flags):
             return row
     from difflib import get_close_matches  # 4 ms: only on a miss
 
-    near = get_close_matches(plain, KNOBS, n=3, cutoff=0.5)
+    near = get_close_matches(plain, ALL_KNOBS, n=3, cutoff=0.5)
     hint = f"Near names: {', '.join(near)}." if near else "`localknobs knobs` lists them."
     raise UnknownName(f"No knob is called {name!r}", hint)
 
 
 def knobs_of(group_of: str) -> tuple[Knob, ...]:
-    """Return the rows of one table: `sampling`, `loading`, or those of `loading` that shape the `context`."""
-    return {"sampling": SAMPLING, "loading": LOADING, "context": _CONTEXT}[group_of]
+    """Return one table: `sampling`, `loading`, those of `loading` that shape the `context`, or `fine-tuning`."""
+    return {"sampling": SAMPLING, "loading": LOADING, "context": _CONTEXT, "fine-tuning": FINETUNE}[group_of]
 
 
 def defaults(group_of: str = "sampling") -> dict[str, Value]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from localknobs.cli.main import VERBS
-from localknobs.knobs import KNOBS, Knob
+from localknobs.knobs import ALL_KNOBS, KNOBS, Knob
 from localknobs.knobs.levers import LEVERS
 from localknobs.presets import NOT_SAVED, presets
 
@@ -36,7 +36,7 @@ def knobs_page() -> str:
         parts.append(f"## {card.title}\n\n{card.summary}\n")
         parts += [f"- **{question}:** {answer}" for question, answer in card.boxes]
         parts.append(f"- **Sources:** {', '.join(card.sources)}\n")
-        rows = [row for row in KNOBS.values() if row.lever == card.lever]
+        rows = [row for row in ALL_KNOBS.values() if row.lever == card.lever]
         for group in dict.fromkeys(row.group for row in rows):
             parts.append(f"### {card.title}: {group}\n")
             parts.append(_table([row for row in rows if row.group == group]))

@@ -1,0 +1,146 @@
+"""`localknobs finetune`: from a file of examples to an adapter, with the losses before and after."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localknobs.cli.flags import add_knob_flags, chosen
+from localknobs.cli.output import facts, note, print_json
+from localknobs.cli.progress import run_job
+from localknobs.terminal_text import printable
+from localknobs.units import time_text
+
+if TYPE_CHECKING:
+    from localknobs.tune.finetune import TuneResult
+    from localknobs.tune.plan import TunePlan
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of this verb."""
+    from localknobs.tune.examples import SHIPPED
+
+    parser.description = (
+        "Train an adapter (LoRA) on examples of yours. Needs the extra `train`. Without a graphics card it computes on "
+        "the processor, in float32. A run that was stopped or killed goes on with the same command."
+    )
+    add = parser.add_argument
+    add("base", metavar="BASE", help="folder of a Hugging Face checkpoint, or built-in (in a copy of the repository)")
+    add(
+        "data", metavar="DATA",
+        help="examples: JSON lines with messages, prompt and completion, or text; or one plain text; or a shipped set: "
+        + "; ".join(f"{name}: {what}" for name, what in SHIPPED.items()),
+    )  # fmt: skip
+    add("-o", "--output", metavar="ADAPTER", type=Path, help="folder to write; needed but with --dry-run")
+    add("--held-out", metavar="F", type=Path, help="examples that are only measured; default: a share of DATA")
+    add("--general", metavar="F", type=Path, help=
+        "text whose loss shows what else is forgotten; default: one that is shipped, of many kinds")  # fmt: skip
+    add("--sample", metavar="PROMPT", default="", help="what the model is asked at each look; default: held-out ones")
+    add("--answers", metavar="N", type=int, default=50, help=
+        "held-out questions that are answered before and after; default 50")  # fmt: skip
+    add("--threads", metavar="N", type=int, default=0, help="default: all physical cores")
+    add("--restart", action="store_true", help="begin anew where a stopped run could be taken up")
+    add("--no-proof", action="store_true", help="do not compare torch, the GGUF adapter and the merged model")
+    add("--dry-run", action="store_true", help="look at the data and the price; train nothing")
+    add("--json", action="store_true", help="print a JSON object")
+    add_knob_flags(parser, "fine-tuning")
+
+
+def run(options: Namespace) -> int:
+    """Check, train, and say what came of it."""
+    from localknobs.errors import BadValue
+    from localknobs.evaluate.stages import shipped_text
+    from localknobs.tune.config import TuneConfig
+    from localknobs.tune.examples import SHIPPED, shipped_examples
+    from localknobs.tune.finetune import finetune, look_at_data
+    from localknobs.tune.plan import plan_finetune
+
+    if options.output is None and not options.dry_run:
+        raise BadValue("Where the adapter goes is not said", "Name a folder: -o ADAPTER")
+    shipped = options.data in SHIPPED and not Path(options.data).exists()
+    held_out = options.held_out or (shipped_examples(options.data, "-held-out") if shipped else None)
+    plan = plan_finetune(
+        TuneConfig(
+            base=_base(options.base),
+            data=shipped_examples(options.data) if shipped else Path(options.data).expanduser(),
+            output=(options.output or Path("adapter")).expanduser(),
+            held_out=held_out.expanduser() if held_out else None,
+            general=options.general.expanduser() if options.general else shipped_text(),
+            knobs=chosen(options, "fine-tuning"),
+            sample=options.sample,
+            answers=max(0, options.answers),
+            restart=options.restart,
+            threads=max(0, options.threads),
+            prove=not options.no_proof,
+        )
+    )
+    _show_plan(plan)
+    if options.dry_run:
+        result = run_job(look_at_data(plan))
+        _show_data(result, options.json)
+        return 0
+    result = run_job(finetune(plan), stopped="The same command goes on where it was.")
+    _show_result(plan, result, options.json)
+    return 0
+
+
+def _base(text: str) -> Path:
+    """Return the folder of a base; `built-in` is the checkpoint of the built-in model."""
+    from localknobs.paths import built_in_model
+
+    folder = Path(text).expanduser()
+    built_in = built_in_model().parent / "checkpoint"
+    return built_in if text == "built-in" and not folder.exists() and built_in.is_dir() else folder
+
+
+def _show_plan(plan: TunePlan) -> None:
+    from localknobs.tune.finetune import price_text
+
+    note(price_text(plan))
+    for reason in plan.recipe.reasons:
+        note(reason)
+
+
+def _show_data(result: TuneResult, as_json: bool) -> None:
+    data = result.data
+    if as_json:
+        print_json(data)
+        return
+    print(facts([
+        ("examples", f"{data['learn']:,} to learn from, {data['held_out']:,} held out"),
+        ("tokens", f"{data['tokens']:,}, of which {data['learned']:,} are learned"),
+        ("lengths", f"{data['shortest']:,} to {data['longest']:,} tokens, median {data['median']:,}"),
+        ("cut", f"{data['cut']:,}" + (f", the first at line {data['cut_line']:,}" if data["cut"] else "")),
+        ("steps", f"{data['steps']:,}"),
+    ]))  # fmt: skip
+    print("\nOne example as the model sees it; what is learned stands in «»:\n")
+    print(printable("".join(f"«{text}»" if learned else text for text, learned in data["shown"])))
+
+
+def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
+    before, after = result.before, result.after
+    if as_json:
+        print_json({
+            "folder": result.folder, "gguf": result.gguf, "before": before, "after": after, "steps": result.steps,
+            "best_step": result.best_step, "seconds": result.seconds, "data": result.data, "signs": result.signs,
+            "sample": result.sample,
+        })  # fmt: skip
+        return
+    lines = [("adapter", str(result.folder)), ("GGUF", str(result.gguf or "none"))]
+    lines.append(("trained", f"{result.steps:,} steps in {time_text(result.seconds)}, kept: step {result.best_step:,}"))
+    if "held_out" in after:
+        lines.append(("held-out loss", f"{before['held_out']:.3f} -> {after['held_out']:.3f}"))
+        lines.append(("next token right", f"{before['next_token']:.1%} -> {after['next_token']:.1%}"))
+    if not math.isnan(after["right"]):
+        lines.append(("answered word for word", f"{before['right']:.0%} -> {after['right']:.0%}"))
+    if "general" in after:
+        rise = after["general"] / before["general"] - 1
+        lines.append(("general loss", f"{before['general']:.3f} -> {after['general']:.3f} ({rise:+.1%})"))
+    if result.sample:
+        lines.append(("it says", result.sample))
+    print(facts(lines))
+    base, folder = shlex.quote(str(plan.config.base)), shlex.quote(str(result.folder))
+    note(f"To chat with it: localknobs convert {base} --lora {folder} -o merged.gguf, then localknobs chat merged.gguf")

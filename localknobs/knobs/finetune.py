@@ -1,0 +1,124 @@
+"""The rows of fine-tuning: the adapter, the training, the data."""
+
+from __future__ import annotations
+
+from localknobs.knobs.record import SWITCH, Knob
+
+FINETUNE: tuple[Knob, ...] = (
+    Knob(
+        name="lora_r", lever="finetune", group="Adapter", kind="int", default=16, low=1, high=1024, live_high=256,
+        scale="log", label="rank", flags=("--lora-r", "-r"), applies="new file",
+        help="Rank of the two thin matrices beside each chosen weight: how much an adapter can learn.",
+        cost="Size of the adapter and of the optimizer grow with it.",
+        fails="Too small: the loss stays on a plateau. Too large for the data: held-out loss rises.",
+        source="LoRA, arXiv:2106.09685, section 4.1",
+    ),
+    Knob(
+        name="lora_alpha", lever="finetune", group="Adapter", kind="float", default=0.0, low=0.0, high=4096.0,
+        live_high=512.0, special=((0, "twice the rank"),), label="alpha", flags=("--lora-alpha",), applies="new file",
+        help="Strength of the adapter: its product is multiplied by alpha / rank (with rsLoRA by alpha / root of rank).",
+        cost="None.", fails="Too high acts as a learning rate too high: the loss jumps.",
+        source="LoRA, arXiv:2106.09685, section 4.1",
+    ),
+    Knob(
+        name="lora_targets", lever="finetune", group="Adapter", kind="text", default="all-linear", label="targets",
+        flags=("--targets",), applies="new file",
+        help="Weights that get an adapter: all-linear, attention, mlp, or names of modules separated by commas.",
+        cost="Each target adds parameters and time.", fails="attention alone: new facts and forms are learned worse.",
+        source="QLoRA, arXiv:2305.14314, section 4 (all linear layers are needed to match full training)",
+    ),
+    Knob(
+        name="lora_dropout", lever="finetune", group="Adapter", kind="float", default=0.0, low=0.0, high=0.9, step=0.05,
+        off=0.0, label="dropout", flags=("--lora-dropout",), applies="new file",
+        help="Share of the adapter's inputs that are left out at random in each step.",
+        cost="Slower learning.", fails="High values: underfitting.", source="LoRA, arXiv:2106.09685",
+    ),
+    Knob(
+        name="rslora", lever="finetune", group="Adapter", kind="choice", choices=SWITCH, default="off", label="rsLoRA",
+        flags=("--rslora",), applies="new file", help="Divide alpha by the root of the rank, which keeps high ranks stable.",
+        cost="None.", fails="At the same alpha the adapter is stronger: lower the learning rate.",
+        source="rsLoRA, arXiv:2312.03732",
+    ),
+    Knob(
+        name="dora", lever="finetune", group="Adapter", kind="choice", choices=SWITCH, default="off", label="DoRA",
+        flags=("--dora",), applies="new file", help="Learn the length of each weight's rows apart from their direction.",
+        cost="Slower steps; a GGUF adapter cannot hold it, only a merged model can.", fails="As LoRA does.",
+        source="DoRA, arXiv:2402.09353",
+    ),
+    Knob(
+        name="learning_rate", lever="finetune", group="Training", kind="float", default=0.0, low=0.0, high=1.0,
+        scale="log", special=((0, "chosen by the model's width"),), label="learning rate", flags=("--lr",),
+        applies="new file", help="Size of a step at its largest.", cost="None.",
+        fails="Too high: the loss jumps or becomes no number, and general text gets worse. Too low: it hardly falls.",
+        source="2e-4 at a width of 4096: QLoRA, arXiv:2305.14314, appendix B.2",
+    ),
+    Knob(
+        name="epochs", lever="finetune", group="Training", kind="float", default=0.0, low=0.0, high=1000.0, live_high=20.0,
+        special=((0, "chosen by the size of the data"),), label="epochs", flags=("--epochs",), applies="new file",
+        help="How often the data is read.", cost="Time.", fails="Too many: held-out loss rises while training loss falls.",
+        source="QLoRA, arXiv:2305.14314, appendix B.2",
+    ),
+    Knob(
+        name="max_steps", lever="finetune", group="Training", kind="int", default=0, low=0, high=10_000_000,
+        live_high=10_000, special=((0, "no limit"),), unit="steps", label="most steps", flags=("--max-steps",),
+        applies="new file", help="Most steps, whatever the epochs are.", cost="Time.", fails="Too few: underfitting.",
+        source="localknobs",
+    ),
+    Knob(
+        name="train_batch", lever="finetune", group="Training", kind="int", default=8, low=1, high=4096, live_high=128,
+        scale="log", unit="examples", label="batch", flags=("--batch-size", "-b"), applies="new file",
+        help="Examples that are computed together.", cost="Memory of activations grows with it.",
+        fails="Very large with few examples: too few steps to learn.", source="PyTorch",
+    ),
+    Knob(
+        name="accumulation", lever="finetune", group="Training", kind="int", default=1, low=1, high=4096, live_high=64,
+        scale="log", unit="batches", label="accumulation", flags=("--accumulate",), applies="new file",
+        help="Batches whose gradients make one step: a larger batch in the memory of a small one.",
+        cost="Time, in proportion.", fails="As a batch too large.", source="PyTorch",
+    ),
+    Knob(
+        name="seq_length", lever="finetune", group="Training", kind="int", default=0, low=8, high=1_048_576,
+        live_high=32_768, scale="log", special=((0, "the model's own, at most 2048"),), unit="tokens", label="length",
+        flags=("--seq-length",), applies="new file", help="Longest example; what is longer is cut at its end.",
+        cost="Memory of activations grows with it.", fails="Too short: answers are cut off before they end.",
+        source="localknobs",
+    ),
+    Knob(
+        name="warmup", lever="finetune", group="Training", kind="float", default=0.03, low=0.0, high=1.0, step=0.01,
+        off=0.0, label="warm-up", flags=("--warmup",), applies="new file",
+        help="Share of the steps in which the learning rate rises from 0.", cost="None.",
+        fails="0: the first steps, with an optimizer that knows nothing yet, can do harm.",
+        source="QLoRA, arXiv:2305.14314, appendix B.2",
+    ),
+    Knob(
+        name="schedule", lever="finetune", group="Training", kind="choice", choices=("cosine", "linear", "constant"),
+        default="cosine", label="schedule", flags=("--schedule",), applies="new file",
+        help="How the learning rate falls after the warm-up.", cost="None.",
+        fails="constant: the last steps stay noisy.", source="SGDR, arXiv:1608.03983",
+    ),
+    Knob(
+        name="weight_decay", lever="finetune", group="Training", kind="float", default=0.0, low=0.0, high=1.0, step=0.01,
+        off=0.0, label="weight decay", flags=("--weight-decay",), applies="new file",
+        help="Pull of the adapter back to zero.", cost="None.", fails="High values: underfitting.",
+        source="AdamW, arXiv:1711.05101",
+    ),
+    Knob(
+        name="patience", lever="finetune", group="Training", kind="int", default=3, low=0, high=1000, live_high=20,
+        special=((0, "never stop early"),), unit="looks", label="patience", flags=("--patience",), applies="new file",
+        help="Stop when the held-out loss has not fallen for so many looks; the best adapter is kept.",
+        cost="None.", fails="Small values stop on a plateau that would have been left.", source="localknobs",
+    ),
+    Knob(
+        name="held_out_share", lever="finetune", group="Data", kind="float", default=0.1, low=0.0, high=0.5, step=0.05,
+        off=0.0, label="held out", flags=("--held-out-share",), applies="new file",
+        help="Share of the examples that are kept back, chosen by their hash, so that new data moves none of the old.",
+        cost="So much less to learn from.", fails="0: overfitting is not seen, and there is no early stop.",
+        source="localknobs",
+    ),
+    Knob(
+        name="train_seed", lever="finetune", group="Training", kind="int", default=1, low=0, high=2**31 - 1, label="seed",
+        flags=("--seed",), applies="new file", help="Of the order of the data, the adapter's first values and dropout.",
+        cost="None.", fails="Another seed, another result: small differences mean nothing.", source="PyTorch",
+    ),
+)
+"""Every knob of `localknobs finetune`."""

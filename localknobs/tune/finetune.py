@@ -1,0 +1,265 @@
+"""The job: train in a child process, then write the adapter, for peft and as GGUF, with a card."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from localknobs.convert.lora_to_gguf import LoraConfig, convert_lora, plan_lora
+from localknobs.engine.process import WorkerProcess
+from localknobs.errors import EngineDied, LocalknobsError, Unsupported
+from localknobs.hardware import physical_cores
+from localknobs.jobs import Advanced, Job, Measured, Noted, Started, Wrote, partial_folder
+from localknobs.tune.plan import STATE, TunePlan
+from localknobs.tune.signs import warnings_of
+from localknobs.units import size_text
+
+STOP_S = 20.0
+"""Time a stopped training has to save its state."""
+CARD = "localknobs-finetune.json"
+_POLL_S = 0.05
+_WORKER = (sys.executable, "-P", "-m", "localknobs.tune.worker")
+
+
+@dataclass(slots=True)
+class TuneResult:
+    """What came of a training.
+
+    Args:
+        folder: The adapter, in peft's form; None where only the data was looked at.
+        gguf: The adapter as GGUF; None where it can have no such form.
+        data: Counts and lengths of the data, one example.
+        before, after: `held_out` and `general` (mean losses, nats a token), `next_token` (share of held-out tokens
+            that are the likeliest), `right` (share of held-out questions answered word for word).
+        steps, best_step: Steps made, and the one whose adapter was kept.
+        seconds: Time of the steps.
+        sample: What the model now answers to the sample prompt.
+        signs: What looks wrong, each with what to change.
+        looks: What was measured on the way: step, and as `before`.
+    """
+
+    folder: Path | None = None
+    gguf: Path | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    best_step: int = 0
+    seconds: float = 0.0
+    sample: str = ""
+    signs: list[str] = field(default_factory=list)
+    looks: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+
+def look_at_data(plan: TunePlan) -> Job[TuneResult]:
+    """Count and measure the examples as the model will see them; train nothing."""
+    result = TuneResult()
+    yield Started("reading the data", 0, "examples")
+    worker = WorkerProcess(_WORKER)
+    try:
+        worker.send(_order(plan, Path(), look_only=True))
+        result.data = (yield from _next(worker))["data"]
+    finally:
+        worker.kill()
+    return result
+
+
+def finetune(plan: TunePlan) -> Job[TuneResult]:
+    """Train and write the adapter.
+
+    Args:
+        plan: What `plan_finetune` returned.
+
+    Yields:
+        Progress in steps; `loss` at every step, `held-out loss` and `general loss` at each look.
+
+    Raises:
+        BadFile: the model's template refuses an example, or a stopped run of another kind lies beside the output.
+        LocalknobsError: the loss is no number any more, or the training process ended; its state remains.
+    """
+    result = TuneResult()
+    for text in plan.notes:
+        yield Noted(text, "warning")
+    state = plan.run_folder / STATE
+    if plan.config.restart:
+        state.unlink(missing_ok=True)
+    plan.run_folder.mkdir(parents=True, exist_ok=True)
+    with partial_folder(plan.config.output) as beside:
+        yield from _train(plan, beside, result)
+        result.gguf = yield from _write_gguf(plan, beside)
+        (beside / CARD).write_text(json.dumps(_card(plan, result), indent=2) + "\n", encoding="utf-8")
+    result.folder = plan.config.output
+    state.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        plan.run_folder.rmdir()
+    yield Wrote(plan.config.output)
+    return result
+
+
+def _train(plan: TunePlan, folder: Path, result: TuneResult) -> Job[None]:
+    yield Started("loading the base", 0, "steps")
+    worker, finished = WorkerProcess(_WORKER), False
+    try:
+        worker.send(_order(plan, folder))
+        while not finished:
+            message = yield from _next(worker)
+            yield from _told(message, plan, result)
+            finished = "finished" in message
+    except EngineDied as death:
+        error = LocalknobsError(
+            death.message.replace("The engine", "The training process"),
+            death.hint.replace("model or context", "base, --batch-size or --seq-length")
+            + " The same command goes on from the last state that was saved.",
+        )
+        error.log_tail = death.log_tail
+        raise error from None
+    finally:
+        _end(worker, kill=finished)
+
+
+def _told(message: Mapping[str, Any], plan: TunePlan, result: TuneResult) -> Job[None]:
+    """Turn what the training process says into events."""
+    if "data" in message:
+        result.data = message["data"]
+        if plan.duplicates:
+            yield Noted(f"{plan.duplicates:,} examples say the same as an earlier one.")
+        if cut := result.data["cut"]:
+            yield Noted(
+                f"{cut:,} examples are longer than {plan.recipe.length:,} tokens and lose their end, the first at line "
+                f"{result.data['cut_line']:,}: --seq-length",
+                "warning",
+            )
+        if plan.held_out and plan.config.answers:
+            yield Started("answers before", 0, "questions")
+    elif "begun" in message:
+        if message["begun"]:
+            yield Noted(f"Taken up after step {message['begun']:,} of {message['steps']:,}, where it was stopped.")
+            yield Started("training", message["steps"], "steps", done=message["begun"])
+    elif "before" in message:
+        result.before = message["before"]
+        yield Started("training", result.data["steps"], "steps")
+        yield from _measured(result.before, 0)
+    elif "step" in message:
+        yield Advanced(1)
+        yield Measured("loss", message["loss"], message["step"])
+        yield Measured("learning rate", message["rate"], message["step"])
+    elif "look" in message:
+        result.looks.append((message["at"], message["look"]))
+        yield from _measured(message["look"], message["at"])
+        yield Noted(_look_text(message["at"], message["look"], message["sample"]))
+    elif "enough" in message:
+        yield Noted(
+            f"The held-out loss falls no more: stopped early; the adapter of step {message['enough']:,} is kept."
+        )
+    elif "asked" in message:
+        yield Advanced(1)
+    elif "finished" in message:
+        found = message["finished"]
+        result.before, result.after = found["before"], found["after"]
+        result.steps, result.best_step = found["step"], found["best_step"] or found["step"]
+        result.seconds, result.sample, result.losses = found["seconds"], found["sample"], found["losses"]
+        result.signs = warnings_of(result.before, result.after, result.looks, result.losses)
+        for sign in result.signs:
+            yield Noted(sign, "warning")
+
+
+def _measured(found: Mapping[str, float], step: int) -> Job[None]:
+    for key, name in (("general", "general loss"), ("held_out", "held-out loss")):
+        if key in found:
+            yield Measured(name, found[key], step)
+
+
+def _look_text(step: int, found: Mapping[str, float], sample: str) -> str:
+    parts = [f"step {step:,}"]
+    if "held_out" in found:
+        parts.append(f"held-out loss {found['held_out']:.3f}, next token right {found['next_token']:.0%}")
+    if "general" in found:
+        parts.append(f"general loss {found['general']:.3f}")
+    return "; ".join(parts) + (f'; says: "{sample[:120]}"' if sample else "")
+
+
+def _write_gguf(plan: TunePlan, folder: Path) -> Job[Path | None]:
+    """Write the adapter as GGUF into its folder; return where it will be, None where it can have no such form."""
+    name = f"{plan.config.output.name}.gguf"
+    try:
+        lora = plan_lora(LoraConfig(folder, plan.config.base, folder / name))
+    except Unsupported as refusal:
+        yield Noted(f"There is no GGUF form of this adapter: {refusal.message}. {refusal.hint}", "warning")
+        return None
+    job = convert_lora(lora)
+    for event in job:
+        if not isinstance(event, Wrote):  # it gets its final name with the folder
+            yield event
+    return plan.config.output / name
+
+
+def _order(plan: TunePlan, folder: Path, *, look_only: bool = False) -> dict[str, Any]:
+    """Return the training as plain data for its process."""
+    values, recipe, config, state = plan.values, plan.recipe, plan.config, plan.run_folder / STATE
+    return {
+        "base": str(config.base), "output": str(folder), "state": str(state), "fingerprint": plan.fingerprint,
+        "resume": state.is_file() and not look_only, "look_only": look_only,
+        "learn": [example.as_order() for example in plan.learn],
+        "held_out": [example.as_order() for example in plan.held_out],
+        "general": plan.general, "sample": config.sample, "answers": config.answers,
+        "rank": recipe.rank, "alpha": recipe.alpha, "rate": recipe.rate, "epochs": recipe.epochs,
+        "length": recipe.length, "modules": plan.modules.names, "dropout": values["lora_dropout"],
+        "rslora": values["rslora"] == "on", "dora": values["dora"] == "on", "batch": values["train_batch"],
+        "accumulation": values["accumulation"], "max_steps": values["max_steps"], "warmup": values["warmup"],
+        "schedule": values["schedule"], "decay": values["weight_decay"], "patience": values["patience"],
+        "seed": values["train_seed"], "threads": config.threads or physical_cores(), "look_every": 0,
+        "checkpointing": plan.price.checkpointing,
+    }  # fmt: skip
+
+
+def _card(plan: TunePlan, result: TuneResult) -> dict[str, Any]:
+    """Return the record that is kept beside the adapter: enough to make it again."""
+    from importlib.metadata import version
+
+    numbers = {name: {key: value for key, value in found.items() if not math.isnan(value)}
+               for name, found in (("before", result.before), ("after", result.after))}  # fmt: skip
+    return {
+        "base": str(plan.config.base.absolute()), "data": str(plan.config.data.absolute()),
+        "fingerprint": plan.fingerprint, "knobs": plan.values, "recipe": asdict(plan.recipe),
+        "modules": plan.modules.names, "parameters": plan.price.adapter_parameters,
+        "examples": {"learned": len(plan.learn), "held_out": len(plan.held_out), **result.data}, **numbers,
+        "steps": result.steps, "best_step": result.best_step, "seconds": result.seconds, "signs": result.signs,
+        "losses": result.losses, "looks": result.looks,
+        "versions": {name: version(name) for name in ("localknobs", "torch", "transformers", "peft")},
+    }  # fmt: skip
+
+
+def _next(worker: WorkerProcess) -> Job[dict[str, Any]]:
+    """Return the next message; yields while it waits, so that the job can be stopped."""
+    while worker.messages.empty():
+        yield Advanced(0)
+        time.sleep(_POLL_S)
+    return worker.receive()
+
+
+def _end(worker: WorkerProcess, *, kill: bool) -> None:
+    """Let the training save its state and end; a stuck one is killed, and its last state remains."""
+    worker.send({"do": "stop"})
+    if not kill:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(STOP_S)
+    worker.kill()
+
+
+def price_text(plan: TunePlan) -> str:
+    """Say in one line what a training takes."""
+    cost = plan.price
+    text = (
+        f"{cost.adapter_parameters:,} values are trained; up to {size_text(cost.total)} of memory "
+        f"(base {size_text(cost.base)}, adapter {size_text(cost.adapter)}, activations {size_text(cost.activations)})"
+    )
+    return text + ("; layers are computed twice, to keep less" if cost.checkpointing else "")

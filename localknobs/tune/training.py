@@ -1,0 +1,228 @@
+"""The training loop, in the training process: steps, looks at held-out and general text, states to go on from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from localknobs.convert.child import Say
+from localknobs.errors import BadFile, LocalknobsError
+from localknobs.paths import written_whole
+from localknobs.tune.encode import Encoded
+from localknobs.tune.losses import endless, mean_loss, rate_at, summed_loss
+from localknobs.tune.trainee import adapter_state, answer, set_adapter_state
+
+SAVE_S = 60.0
+"""Longest time between two savings of the state."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a training is, and how well it went.
+
+    Args:
+        step: Steps done.
+        best: Lowest held-out loss, and `best_step` where it was.
+        looks_since_best: Looks since then.
+        seconds: Time spent, in earlier runs too.
+        first: What was measured before the first step.
+        losses: Every step's loss.
+    """
+
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    looks_since_best: int = 0
+    seconds: float = 0.0
+    first: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a training reads: to learn from, held out, general text, and questions with the answers that are right."""
+
+    learn: list[Encoded]
+    held_out: list[Encoded]
+    general: list[Encoded]
+    questions: list[tuple[list[int], str]]
+
+
+class Training:
+    """One training.
+
+    Args:
+        order: Numbers of the training: `rate`, `steps`, `batch`, `accumulation`, `warmup`, `schedule`, `decay`,
+            `patience`, `look_every`, `seed`, `state` (a file), `fingerprint`, `resume`.
+        trainee: The base with its adapter.
+        material: What it reads.
+        tokenizer: Of the base.
+        say: Tells the parent.
+        stopping: Whether the parent asked to stop.
+    """
+
+    def __init__(
+        self, order: Mapping[str, Any], trainee: Any, material: Material, tokenizer: Any, say: Say,
+        stopping: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        import torch
+
+        self._order, self._trainee, self._material = order, trainee, material
+        self._tokenizer, self._say, self._stopping = tokenizer, say, stopping
+        self._device = str(next(trainee.parameters()).device)
+        self._trained = [value for value in trainee.parameters() if value.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._trained, lr=order["rate"], betas=(0.9, 0.999), weight_decay=order["decay"]
+        )
+        self._best_state = adapter_state(trainee)
+        self.progress = Progress()
+
+    def run(self) -> bool:
+        """Train; return whether it came to its end, and was not stopped by the parent."""
+        order, progress = self._order, self.progress
+        if order["resume"]:
+            self._restore()
+        self._say({"begun": progress.step, "steps": order["steps"]})
+        if not progress.first:
+            progress.first = self._look()
+            progress.first["right"] = self._right()
+            self._say({"before": progress.first})
+        began = saved_at = monotonic()
+        earlier = progress.seconds
+        batches = endless(
+            self._material.learn, order["batch"], order["seed"], progress.step * order["accumulation"]
+        )  # fmt: skip
+        while progress.step < order["steps"]:
+            said = self._step(batches)
+            progress.seconds = earlier + monotonic() - began
+            self._say({"step": progress.step, **said})
+            last = progress.step == order["steps"]
+            if progress.step % order["look_every"] == 0 or last:
+                enough = self._take_look()
+                self._save()
+                saved_at = monotonic()
+                if enough:
+                    self._say({"enough": progress.best_step})
+                    break
+            elif monotonic() - saved_at > SAVE_S or self._stopping():
+                self._save()
+                saved_at = monotonic()
+            if self._stopping():
+                return False
+        set_adapter_state(self._trainee, self._best_state)
+        return True
+
+    def measure(self) -> dict[str, float]:
+        """Return what the adapter that is kept reaches."""
+        return {**self._look(), "right": self._right()}
+
+    def _step(self, batches: Any) -> dict[str, float]:
+        import torch
+
+        order, progress = self._order, self.progress
+        rate = order["rate"] * rate_at(progress.step, order["steps"], order["warmup"], order["schedule"])
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        parts = [next(batches) for _ in range(order["accumulation"])]
+        learned = max(1, sum(sum(example.learned[1:]) for part in parts for example in part))
+        total, tokens = 0.0, 0
+        for part in parts:
+            loss, _, _ = summed_loss(self._trainee, part, self._device)
+            (loss / learned).backward()
+            total += float(loss.detach())
+            tokens += sum(len(example.tokens) for example in part)
+        mean = total / learned
+        if not math.isfinite(mean):
+            raise LocalknobsError(
+                f"The loss is no number any more at step {progress.step + 1:,}", "Give a lower --lr, and --restart."
+            )
+        torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.losses.append(mean)
+        return {"loss": mean, "rate": rate, "tokens": tokens}
+
+    def _look(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        if self._material.held_out:
+            loss, right = mean_loss(self._trainee, self._material.held_out, self._order["batch"], self._device)
+            found.update(held_out=loss, next_token=right)
+        if self._material.general:
+            found["general"] = mean_loss(
+                self._trainee, self._material.general, self._order["batch"], self._device
+            )[0]  # fmt: skip
+        return found
+
+    def _take_look(self) -> bool:
+        """Measure, keep the best adapter, and return whether it is time to stop."""
+        progress, found = self.progress, self._look()
+        if found.get("held_out", -math.inf) < progress.best:
+            progress.best, progress.best_step, progress.looks_since_best = (
+                found.get("held_out", math.inf), progress.step, 0
+            )  # fmt: skip
+            self._best_state = adapter_state(self._trainee)
+        else:
+            progress.looks_since_best += 1
+        sample = self.written(*self._material.questions[0]) if self._material.questions else ""
+        self._say({"look": found, "at": progress.step, "sample": sample})
+        return bool(self._material.held_out) and 0 < self._order["patience"] <= progress.looks_since_best
+
+    def written(self, prompt: list[int], right: str) -> str:
+        """Return what the model answers, in about as many tokens as the right answer has."""
+        room = len(self._tokenizer(right, add_special_tokens=False)["input_ids"]) + 16
+        tokens = answer(self._trainee, prompt, room, self._tokenizer.eos_token_id)
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text.strip()
+
+    def _right(self) -> float:
+        """Return the share of held-out questions that are answered word for word."""
+        asked = self._material.questions
+        hits = 0
+        for prompt, right in asked:
+            hits += self.written(prompt, right) == right.strip()
+            self._say({"asked": 1})
+        return hits / len(asked) if asked else math.nan
+
+    def _save(self) -> None:
+        import torch
+
+        state = {
+            "fingerprint": self._order["fingerprint"],
+            "adapter": adapter_state(self._trainee),
+            "best_state": self._best_state,
+            "optimizer": self._optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "card_random": torch.cuda.get_rng_state_all() if self._device.startswith("cuda") else [],
+            "progress": asdict(self.progress),
+        }
+        with written_whole(Path(self._order["state"])) as beside:
+            torch.save(state, beside)
+        self._say({"saved": self.progress.step})
+
+    def _restore(self) -> None:
+        import torch
+
+        try:
+            state = torch.load(self._order["state"], map_location="cpu", weights_only=True)
+            same = state["fingerprint"] == self._order["fingerprint"]
+        except Exception as error:  # torch raises all kinds for a damaged file
+            raise BadFile(
+                f"{self._order['state']} is damaged ({error})", "Begin anew with --restart."
+            ) from None  # fmt: skip
+        if not same:
+            raise BadFile(
+                "A stopped training lies beside the output, of other data, base or knobs",
+                "Begin anew with --restart, or name another -o.",
+            )
+        set_adapter_state(self._trainee, state["adapter"])
+        self._best_state = state["best_state"]
+        self._optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if state["card_random"]:
+            torch.cuda.set_rng_state_all(state["card_random"])
+        self.progress = Progress(**state["progress"])

@@ -1,0 +1,120 @@
+"""The training process: `python -m localknobs.tune.worker`.
+
+Standard input brings one order, a JSON object, and then at most a stop; standard output takes what happens, one JSON
+object a line. A parent that has died is a stop too. The state goes to a file of the parent's choice now and then, so
+that a stopped or killed run can be taken up again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from localknobs.convert.child import Say, serve
+from localknobs.errors import BadFile
+from localknobs.tune.encode import Encoded, Encoder, load_tokenizer
+from localknobs.tune.trainee import load_trainee
+from localknobs.tune.training import Material, Training
+
+GENERAL_PART, GENERAL_PARTS = 256, 8
+"""Tokens of a piece of the general text, and how many pieces are read at each look."""
+
+
+def _listen(stop: threading.Event) -> None:
+    """Wait for a stop; a parent that has died is one too."""
+    sys.stdin.buffer.readline()
+    stop.set()
+
+
+def _run(order: dict[str, Any], say: Say) -> None:
+    # Nothing is looked up on the hub.
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    stop = threading.Event()
+    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
+    tokenizer = load_tokenizer(order["base"])
+    encoder = Encoder(tokenizer, order["length"])
+    learn = _encoded(encoder, order["learn"])
+    held_out = _encoded(encoder, order["held_out"])
+    look = _data_look(tokenizer, learn, held_out)
+    steps = _steps(order, len(learn))
+    say({"data": {**look, "steps": steps}})
+    if order["look_only"]:
+        return
+    if not learn or not any(any(example.learned[1:]) for example in learn):
+        raise BadFile(
+            "No example has an answer within the length: nothing can be learned", "Give a longer --seq-length."
+        )
+    trainee, device = load_trainee(order)
+    general = Encoder(tokenizer, min(GENERAL_PART, order["length"])).encode(
+        {"kind": "text", "line": 1, "messages": [{"content": order["general"]}]}
+    ) if order["general"] else []  # fmt: skip
+    say({"loaded": device})
+    material = Material(learn, held_out, general[:GENERAL_PARTS], _questions(encoder, order))
+    numbers = {**order, "steps": steps, "look_every": order["look_every"] or max(1, min(200, -(-steps // 12)))}
+    training = Training(numbers, trainee, material, tokenizer, say, stop.is_set)
+    if not training.run():
+        return
+    after = training.measure()
+    trainee.save_pretrained(order["output"])
+    progress = training.progress
+    say({
+        "finished": {
+            "before": progress.first, "after": after, "step": progress.step, "best_step": progress.best_step,
+            "seconds": progress.seconds, "losses": progress.losses, "device": device,
+            "sample": training.written(*material.questions[0]) if material.questions else "",
+        }
+    })  # fmt: skip
+
+
+def _encoded(encoder: Encoder, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:
+    return [part for example in examples for part in encoder.encode(example)]
+
+
+def _steps(order: Mapping[str, Any], examples: int) -> int:
+    per_epoch = -(-examples // (order["batch"] * order["accumulation"]))
+    steps: int = max(1, round(per_epoch * order["epochs"]))
+    most: int = order["max_steps"] or steps
+    return min(steps, most)
+
+
+def _questions(encoder: Encoder, order: Mapping[str, Any]) -> list[tuple[list[int], str]]:
+    """Return the held-out questions that are asked, each with its right answer."""
+    found = []
+    if order["sample"]:
+        found.append((encoder.prompt([{"role": "user", "content": order["sample"]}]), " " * 64))
+    for example in order["held_out"][: order["answers"]]:
+        if example["kind"] == "chat":
+            *asked, right = example["messages"]
+            found.append((encoder.prompt(asked), right["content"]))
+    return found
+
+
+def _data_look(tokenizer: Any, learn: Sequence[Encoded], held_out: Sequence[Encoded]) -> dict[str, Any]:
+    """Return what the examples are as tokens; one of them as the model sees it."""
+    lengths = sorted(example.was for example in (*learn, *held_out)) or [0]
+    cut = [example for example in (*learn, *held_out) if example.was > len(example.tokens)]
+    shown = learn[0] if learn else None
+    return {
+        "learn": len(learn), "held_out": len(held_out), "tokens": sum(len(example.tokens) for example in learn),
+        "learned": sum(sum(example.learned[1:]) for example in learn),
+        "shortest": lengths[0], "median": lengths[len(lengths) // 2], "longest": lengths[-1],
+        "cut": len(cut), "cut_line": cut[0].line if cut else 0,
+        "shown": _parts(tokenizer, shown) if shown else [],
+    }  # fmt: skip
+
+
+def _parts(tokenizer: Any, example: Encoded, most: int = 400) -> list[tuple[str, bool]]:
+    """Return an example's text in pieces, each with whether it is learned."""
+    parts: list[tuple[list[int], bool]] = []
+    for token, learned in zip(example.tokens[:most], example.learned, strict=False):
+        if not parts or parts[-1][1] != learned:
+            parts.append(([], learned))
+        parts[-1][0].append(token)
+    return [(tokenizer.decode(tokens), learned) for tokens, learned in parts]
+
+
+if __name__ == "__main__":
+    serve(_run)
