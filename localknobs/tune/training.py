@@ -83,9 +83,10 @@ class Training:
 
     def run(self) -> bool:
         """Train; return whether it came to its end, and was not stopped by the parent."""
-        order, progress = self._order, self.progress
+        order = self._order
         if order["resume"]:
             self._restore()
+        progress = self.progress
         self._say({"begun": progress.step, "steps": order["steps"]})
         if not progress.first:
             progress.first = self._look()
