@@ -27,6 +27,7 @@ from localknobs.engine import Message as Turn
 from localknobs.engine.client import Engine
 from localknobs.engine.controls import Plan
 from localknobs.errors import LocalknobsError
+from localknobs.fit.speed import remember_answer
 from localknobs.knobs import Value
 from localknobs.tui.looking import Looker
 
@@ -272,6 +273,7 @@ class Bridge:
                 engine.stop()  # the stop came before the engine knew of this answer
             begun = True
             if isinstance(event, Finished):
+                remember_answer(engine.info, engine.settings, event.stats)
                 return event
             if isinstance(event, PromptRead):
                 self._post(PromptProgressed(answer, event))

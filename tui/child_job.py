@@ -66,6 +66,7 @@ class ChildJob:
             env={**os.environ, EVENTS_VARIABLE: "1"},
             start_new_session=True,  # a Ctrl+C in the terminal is not for it
         )
+        self._deadline: threading.Timer | None = None
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -83,13 +84,18 @@ class ChildJob:
             else:
                 said.append(line)
         reader.join()
-        self._post(JobEnded(self, self._process.wait(), "".join(output), "".join(said).strip()))
+        code = self._process.wait()
+        if self._deadline:
+            self._deadline.cancel()
+        self._post(JobEnded(self, code, "".join(output), "".join(said).strip()))
 
     def stop(self) -> None:
         """Ask the job to stop and clean up; it is killed when it does not."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGINT)
-        threading.Timer(STOP_WAIT_S, self.kill).start()
+        self._deadline = threading.Timer(STOP_WAIT_S, self.kill)
+        self._deadline.daemon = True  # a program that is left does not wait for it: the job ends by itself
+        self._deadline.start()
 
     def kill(self) -> None:
         """End the job at once; the next job removes what it left behind."""

@@ -36,6 +36,7 @@ class Download:
         spec: What `localknobs pull` is given.
         revision: Commit it was chosen from.
         total_bytes: Size of all of it.
+        removed: Whether it was taken off the list.
     """
 
     title: str
@@ -49,6 +50,7 @@ class Download:
     path: Path | None = None
     job: ChildJob | None = None
     notes: list[str] = field(default_factory=list)
+    removed: bool = False
     _rate: Rate = field(default_factory=Rate)
 
     @property
@@ -84,7 +86,12 @@ class Downloads:
 
     def __init__(self, post: Callable[[Message], object]) -> None:
         self._post = post
-        self.items: list[Download] = []
+        self._all: list[Download] = []  # also those that were taken off the list and are still stopping
+
+    @property
+    def items(self) -> list[Download]:
+        """The list, the next one first."""
+        return [download for download in self._all if not download.removed]
 
     def add(self, download: Download) -> Download:
         """Put a download at the end; one that is there already is only started again."""
@@ -92,7 +99,7 @@ class Downloads:
             if (known.spec, known.revision) == (download.spec, download.revision) and known.state != "done":
                 self.resume(known)
                 return known
-        self.items.append(download)
+        self._all.append(download)
         self._start_next()
         return download
 
@@ -113,19 +120,21 @@ class Downloads:
     def remove(self, download: Download) -> None:
         """Take it off the list; what was fetched is kept for another time."""
         self.pause(download)
-        if download in self.items:
-            self.items.remove(download)
-        self._start_next()
+        download.removed = True
+        self._forget_removed()
+
+    def _forget_removed(self) -> None:
+        self._all = [download for download in self._all if download.job or not download.removed]
 
     def close(self) -> None:
         """Stop everything, for the program ends."""
-        for download in self.items:
+        for download in self._all:
             if download.job:
                 download.job.stop()
 
     def hear(self, message: JobTold) -> bool:
         """Take an event; False when it is of no download."""
-        for download in self.items:
+        for download in self._all:
             if download.job is message.job:
                 download.hear(message.event)
                 return True
@@ -133,7 +142,7 @@ class Downloads:
 
     def end(self, message: JobEnded) -> bool:
         """Take the end of a job; False when it is of no download."""
-        for download in self.items:
+        for download in self._all:
             if download.job is message.job:
                 self._ended(download, message)
                 return True
@@ -149,10 +158,11 @@ class Downloads:
             else:
                 download.trouble = message.error or "It was stopped."
             self._post(DownloadEnded(download))
+        self._forget_removed()
         self._start_next()
 
     def _start_next(self) -> None:
-        if any(download.job for download in self.items):
+        if any(download.job for download in self._all):
             return  # also one that is still stopping
         for download in self.items:
             if download.state == "waiting":

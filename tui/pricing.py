@@ -10,7 +10,6 @@ from pathlib import Path
 from textual.message import Message
 
 from localknobs.engine import LoadSettings
-from localknobs.errors import LocalknobsError
 from localknobs.fit.advice import Adviser, Candidate, advise
 from localknobs.fit.bill import Bill
 from localknobs.fit.choices import read_headers
@@ -18,6 +17,7 @@ from localknobs.fit.machine import this_machine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
 from localknobs.knobs import Value
+from localknobs.tui.bridge import as_ours
 
 
 @dataclass
@@ -99,8 +99,8 @@ class PriceTeller:
                         Candidate(header.quant, size, path, pricer)
                     )
                     self._post(Advised(path, row.verdict, advise([row], machine, bill.context).reason))
-                except LocalknobsError as error:
-                    self._post(Priced(path, values, None, str(error)))
+                except Exception as error:  # also an unforeseen one: the next question is answered all the same
+                    self._post(Priced(path, values, None, str(as_ours(error, "pricing the model"))))
 
     def _next(self) -> tuple[Path, Mapping[str, Value]] | None:
         with self._asked:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from scripted_engine import arrived, finished, until
+from scripted_engine import STATS, arrived, finished, until
 from textual.widgets import Input, Markdown, OptionList
 
 from localknobs.conversations import Conversation, saved_conversations
-from localknobs.engine import Noted, PromptRead
+from localknobs.engine import Finished, Noted, PromptRead
 from localknobs.errors import BadFile, ContextFull, EngineDied
+from localknobs.measured_speeds import measured_speeds
 from localknobs.tui.screens.models import ModelsScreen
 from localknobs.tui.screens.picker import Picker
 from localknobs.tui.widgets.composer import Composer
@@ -438,3 +440,16 @@ async def test_the_shown_conversation_is_deleted_and_an_empty_one_follows(opened
         await pilot.press("down", "enter")
         await until(pilot, lambda: not path.exists() and not screen.transcript.views)
         assert screen.conversation.path != path and screen.answer is None
+
+
+async def test_the_speed_of_a_long_answer_is_kept_for_the_estimates_of_fit(opened, scripted, typed):
+    async with opened() as (pilot, screen):
+        for tokens in (5, 200):  # a short one tells nothing
+            scripted.engine.say(arrived("Words."), Finished("end", replace(STATS, generated_tokens=tokens)))
+            before = len(screen.conversation.branch())
+            await typed(pilot, "go")
+            await pilot.press("enter")
+            await until(pilot, lambda before=before: len(screen.conversation.branch()) == before + 2)
+            await until(pilot, lambda: screen.answer is None)
+        (record,) = measured_speeds()
+        assert record.model == scripted.engine.info.path and record.generated_tokens == 200

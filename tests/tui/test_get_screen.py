@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,12 @@ from gguf_files import small_gguf
 from loopback_hub import LoopbackHub, Repo
 from random_model import write_random_model
 from scripted_engine import until
+from textual.message import Message
 from textual.widgets import Static
 
-from localknobs.tui.screens.get import GetScreen
+from localknobs.tui.child_job import ChildJob, JobEnded
+from localknobs.tui.downloads import Download
+from localknobs.tui.screens.get import GetScreen, Searched
 from localknobs.tui.widgets.list_table import ListTable
 
 
@@ -137,3 +141,47 @@ async def test_offline_is_said_at_once(opened, monkeypatch):
     async with opened() as (pilot, _screen):
         found = await get(pilot)
         assert "HF_HUB_OFFLINE" in said(found)
+
+
+async def test_an_older_search_that_is_answered_later_is_not_shown(opened, hub, typed):
+    async with opened() as (pilot, _screen):
+        found = await get(pilot)
+        await typed(pilot, "small")
+        await pilot.press("enter")
+        await waits(pilot, lambda: rows(found, "repositories"))
+        found.post_message(Searched("sma", []))
+        await pilot.pause()
+        assert [row[2] for row in rows(found, "repositories")] == ["maker/small-GGUF"]
+
+
+async def test_what_was_taken_off_the_list_can_be_fetched_again_at_once(opened, hub, typed):
+    hub.store.bytes_per_s = 1e6
+    async with opened() as (pilot, _screen):
+        found = await get(pilot)
+        await typed(pilot, "maker/large-GGUF")
+        await pilot.press("enter")
+        await waits(pilot, lambda: rows(found, "files"))
+        await pilot.press("enter")
+        first = pilot.app.downloads.items[0]
+        await waits(pilot, lambda: first.done_bytes > 0, "its beginning")
+        hub.store.bytes_per_s, queue = 0.0, pilot.app.downloads
+        found.action_remove()
+        assert not queue.items and first.job
+        again = queue.add(Download(first.title, first.spec, first.revision, first.total_bytes))
+        assert again is not first and again.state == "waiting", "the first one still holds the file's lock"
+        await waits(pilot, lambda: again.state in ("done", "failed"), "the download")
+        assert again.state == "done", again.trouble
+
+
+async def test_a_job_that_was_stopped_keeps_nobody_waiting():
+    ended: list[Message] = []
+    job = ChildJob(["knobs"], ended.append)
+    job.stop()
+    deadline = job._deadline
+    assert deadline and deadline.daemon, "a program that is left does not wait for it"
+    for _ in range(200):
+        if any(isinstance(message, JobEnded) for message in ended):
+            break
+        await asyncio.sleep(0.1)
+    deadline.join(5)
+    assert not deadline.is_alive(), "the job is over, and its deadline with it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from random_model import write_random_model
 from scripted_engine import until
 from textual.widgets import Input, Static
 
+from localknobs.library import Listing, list_models
 from localknobs.paths import models_folder
 from localknobs.tui.screens.forge import ForgeScreen
 from localknobs.tui.screens.models import ModelsScreen
@@ -158,6 +160,67 @@ async def test_deleting_asks_first_and_never_touches_the_built_in_model(opened, 
         await pilot.press("d", "down", "enter")
         await until(pilot, lambda: "alpha" not in names(listed))
         assert not (shelf / "alpha.gguf").exists() and (shelf / "beta-Q8_0.gguf").exists()
+        assert listed.marked.name == "beta-Q8_0", "the neighbour is marked, not the first of the list"
+
+
+async def test_deleting_the_loaded_model_says_what_the_chat_does(opened, shelf, scripted):
+    async with opened() as (pilot, screen):
+        await models(pilot)
+        await pilot.press("j", "enter")
+        await until(pilot, lambda: pilot.app.screen is screen and len(scripted.engines) == 2)
+        listed = await models(pilot)
+        await until(pilot, lambda: listed.marked.name == "alpha")
+        await pilot.press("d")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
+        assert "It is loaded now" in " ".join(str(part.render()) for part in pilot.app.screen.query(Static))
+
+
+async def test_a_slow_disk_does_not_stop_the_screen(opened, shelf, monkeypatch):
+    gate = threading.Event()
+
+    def slow_list() -> Listing:
+        assert gate.wait(20)
+        return list_models()
+
+    monkeypatch.setattr("localknobs.tui.screens.models.list_models", slow_list)
+    async with opened() as (pilot, screen):
+        try:
+            await pilot.press("f3")
+            await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen))
+            listed = pilot.app.screen
+            await pilot.press("slash", "c", "u", "t")
+            await until(pilot, lambda: listed.query_one("#filter", Input).value == "cut")
+            assert not names(listed)
+        finally:
+            gate.set()
+        await until(pilot, lambda: names(listed) == ["cut-Q4_K_M"])
+        gate.clear()
+        try:
+            listed.action_refresh()
+            await pilot.press("escape", "escape")
+            await until(pilot, lambda: pilot.app.screen is screen, "one can leave while it looks")
+        finally:
+            gate.set()
+
+
+async def test_folders_that_cannot_be_listed_are_told(opened, shelf, monkeypatch):
+    def broken() -> Listing:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr("localknobs.tui.screens.models.list_models", broken)
+    async with opened() as (pilot, _screen):
+        await pilot.press("f3")
+        await until(pilot, lambda: any("unforeseen" in notice.message for notice in pilot.app._notifications))
+
+
+async def test_the_marked_row_does_not_move_the_names_out_of_view(opened, shelf):
+    async with opened((80, 24)) as (pilot, _screen):
+        listed = await models(pilot)
+        (shelf / f"{'long-name-' * 9}.gguf").write_bytes(small_gguf())
+        listed.action_refresh()
+        await until(pilot, lambda: len(names(listed)) == 5)
+        await pilot.press("j", "j", "k")
+        assert listed.query_one(ListTable).scroll_offset.x == 0
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 from localknobs.errors import LocalknobsError
 from localknobs.terminal_text import printable, shortened_in_the_middle
 from localknobs.tui.actions import Action, bindings, key_help
+from localknobs.tui.bridge import as_ours
 from localknobs.tui.cards import keys_help
 from localknobs.tui.downloads import Download, Downloads
 from localknobs.tui.remote_fit import badges
@@ -103,7 +104,7 @@ class GetScreen(Screen[Wish | None]):
         self._queue = queue
         self._found: list[Found] = []
         self._repository: Repository | None = None
-        self._wanted = ""
+        self._wanted = self._sought = ""  # the newest questions: an older one may be answered later
 
     def compose(self) -> ComposeResult:
         """Lay out search, repositories, files and queue."""
@@ -148,10 +149,11 @@ class GetScreen(Screen[Wish | None]):
         text = event.value.strip()
         if not text:
             return
-        self._say("asking the hub …")
         if "/" in text:
-            self._open(text)
+            self._ask_for(text)
         else:
+            self._sought = text
+            self._say("asking the hub …")
             self._search(text)
 
     @work(thread=True, exclusive=True, group="search", exit_on_error=False)
@@ -160,11 +162,13 @@ class GetScreen(Screen[Wish | None]):
 
         try:
             self.post_message(Searched(text, search(text, limit=40)))
-        except LocalknobsError as error:
-            self.post_message(Searched(text, [], str(error)))
+        except Exception as error:
+            self.post_message(Searched(text, [], str(as_ours(error, "searching"))))
 
     def on_searched(self, event: Searched) -> None:
         """Show what was found."""
+        if event.text != self._sought:
+            return
         table = self.query_one("#repositories", ListTable)
         table.clear()
         self._found = event.found
@@ -186,16 +190,20 @@ class GetScreen(Screen[Wish | None]):
 
     # ---- a repository -------------------------------------------------------------------------
 
+    def _ask_for(self, text: str) -> None:
+        self._wanted = text
+        self._say("asking the hub …")
+        self._open(text)
+
     @work(thread=True, exclusive=True, group="open", exit_on_error=False)
     def _open(self, text: str) -> None:
         from localknobs.hub.repository import open_repository
         from localknobs.hub.spec import parse_spec
 
-        self._wanted = text
         try:
             self.post_message(Opened(text, open_repository(parse_spec(text))))
-        except LocalknobsError as error:
-            self.post_message(Opened(text, None, str(error)))
+        except Exception as error:
+            self.post_message(Opened(text, None, str(as_ours(error, "asking the hub"))))
 
     def on_opened(self, event: Opened) -> None:
         """List the files, then judge them."""
@@ -233,8 +241,8 @@ class GetScreen(Screen[Wish | None]):
     def _judge(self, repository: Repository) -> None:
         try:
             verdicts, advice = badges(repository)
-        except LocalknobsError as error:
-            verdicts, advice = {}, str(error)
+        except Exception as error:
+            verdicts, advice = {}, str(as_ours(error, "reading a header"))
         self.post_message(Judged(repository.name, verdicts, advice))
 
     def on_judged(self, event: Judged) -> None:
@@ -247,8 +255,7 @@ class GetScreen(Screen[Wish | None]):
         """Enter: open a repository, fetch a file, pause a download."""
         key = event.row_key.value or ""
         if event.data_table.id == "repositories":
-            self._say("asking the hub …")
-            self._open(key)
+            self._ask_for(key)
         elif event.data_table.id == "files" and self._repository:
             self._fetch(next(file for file in self._repository.files if file.path == key))
         else:

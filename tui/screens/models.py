@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import ClassVar
 
 from rich.text import Text
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
@@ -12,9 +14,10 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from localknobs.errors import LocalknobsError
-from localknobs.library import SOURCES, ModelEntry, list_models, plan_removal, remove
+from localknobs.library import SOURCES, ModelEntry, RemovalPlan, list_models, plan_removal, remove
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
+from localknobs.tui.bridge import as_ours
 from localknobs.tui.cards import keys_help
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.picker import Choice, Picker
@@ -88,9 +91,14 @@ class ModelsScreen(Screen[Wish | None]):
 
     # ---- the table ----------------------------------------------------------------------------
 
-    def action_refresh(self) -> None:
-        """Read the folders again."""
-        listing = list_models()
+    @work(exclusive=True, group="list", exit_on_error=False)
+    async def action_refresh(self) -> None:
+        """Read the folders again, in a thread: a disk may be slow."""
+        try:
+            listing = await asyncio.to_thread(list_models)
+        except Exception as error:
+            self.notify(str(as_ours(error, "reading the folders")), severity="error")
+            return
         self._entries = list(listing.entries)
         for folder, reason in listing.unreadable:
             self.notify(f"{folder} was not looked into: {reason}", severity="warning")
@@ -99,6 +107,7 @@ class ModelsScreen(Screen[Wish | None]):
     def _fill(self) -> None:
         """Show the entries that the filter lets through, in the chosen order; the marked one stays marked."""
         table, marked = self.query_one(ListTable), self.marked
+        row, is_first = table.cursor_row, not table.row_count
         words = self.query_one("#filter", Input).value.lower().split()
         shown = [entry for entry in self._entries if all(word in _searched(entry) for word in words)]
         if self._sorted_by:
@@ -109,12 +118,17 @@ class ModelsScreen(Screen[Wish | None]):
         for key, column in table.columns.items():
             arrow = (" ▼" if self._reverse else " ▲") if key.value == self._sorted_by else ""
             column.label = Text(f"{key.value}{arrow}")
-        first = next((entry for entry in shown if self._chosen in (entry.name, *entry.aliases, str(entry.path))), None)
-        kept = marked or first
-        table.mark(kept.identity if kept else "")
+        kept = next(filter(self._is_loaded, shown), None) if is_first else marked
+        if kept or is_first:
+            table.mark(kept.identity if kept else "")
+        else:  # it is gone: its neighbour is marked
+            table.move_cursor(row=min(row, table.row_count - 1))
         total = sum(entry.size_bytes for entry in shown)
         self.query_one("#title", Static).update(f"{len(shown)} of {len(self._entries)} models, {size_text(total)}")
         self._show_marked()
+
+    def _is_loaded(self, entry: ModelEntry) -> bool:
+        return self._chosen in (entry.name, *entry.aliases, str(entry.path))
 
     @property
     def marked(self) -> ModelEntry | None:
@@ -226,19 +240,23 @@ class ModelsScreen(Screen[Wish | None]):
             return
 
         def answered(choice: str | None) -> None:
-            if choice != "delete":
-                return
-            try:
-                remove(plan)
-            except LocalknobsError as error:
-                self.notify(str(error), severity="error")
-            self.action_refresh()
+            if choice == "delete":
+                self._delete(plan)
 
-        paths = "\n".join(map(str, (*plan.paths, *plan.remarks)))
+        loaded = ("It is loaded now; the chat goes on with it until another model is.",) * self._is_loaded(entry)
+        paths = "\n".join(map(str, (*plan.paths, *plan.remarks, *loaded)))
         delete = Choice("delete", "Delete it", f"frees {size_text(plan.freed_bytes)}; this cannot be undone")
         self.app.push_screen(
             Picker(f"Delete {entry.name}?", [Choice("keep", "Keep it"), delete], note=printable(paths)), answered
         )
+
+    @work(group="delete", exit_on_error=False)
+    async def _delete(self, plan: RemovalPlan) -> None:
+        try:
+            await asyncio.to_thread(remove, plan)
+        except Exception as error:
+            self.notify(str(as_ours(error, "deleting")), severity="error")
+        self.action_refresh()
 
     def action_help(self) -> None:
         """Show every key."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
+from textual.geometry import Offset, Region
 from textual.widgets import DataTable
 
 
@@ -30,6 +31,10 @@ class ListTable(DataTable[Text]):
     def __init__(self, chooses: str, *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(cursor_type="row", id=id)
         self._bindings.key_to_bindings["enter"] = [Binding("enter", "select_cursor", chooses)]
+
+    def scroll_to_region(self, region: Region, **options: Any) -> Offset:
+        """Scroll up and down only: the marked row is wider than a narrow table, and its name must stay in view."""
+        return super().scroll_to_region(region, **{**options, "x_axis": False})
 
     @property
     def marked_key(self) -> str:
