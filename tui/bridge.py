@@ -36,8 +36,8 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.09, 0.5
 SCREEN_SHARE = 0.05
 """Share of a processor core that the screen may take while an answer is written; beyond, it looks less often."""
 
-Piece = str | SamplerChanged | Noted | TokensScored
-"""What an answer brings, in order: text, a change of knobs, a note, how sure the model was of the text before."""
+Piece = str | SamplerChanged | Noted | TokensScored | ContextDropped
+"""What an answer brings, in order: text, changed knobs, notes, how sure the model was, what the context dropped."""
 
 
 class Answer:
@@ -281,8 +281,6 @@ class Bridge:
             if isinstance(event, Looked):
                 self.looker.arrived(event)
                 continue
-            if isinstance(event, ContextDropped):
-                event = Noted(event.text)
             if answer.put(event):
                 self._post(AnswerGrew(answer))
         return None

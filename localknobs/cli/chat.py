@@ -110,20 +110,10 @@ def why_it_ended(reason: str, stats: Stats) -> str:
     }.get(reason, "")
 
 
-def draft_text(stats: Stats) -> str:
-    """Say how drafts did, empty when there were none."""
-    if not stats.drafted_tokens:
-        return ""
-    share = stats.accepted_tokens / stats.drafted_tokens
-    by = f" by {' and '.join(stats.drafted_by)}" if stats.drafted_by else ""
-    gain = f", {stats.draft_gain:.2f} times as fast as without" if stats.draft_gain else ""
-    return f"{stats.accepted_tokens} of {stats.drafted_tokens} guessed tokens accepted ({share:.0%}){by}{gain}"
-
-
 def stats_line(stats: Stats) -> str:
     """Return the counts and times of an answer as one line."""
     threads = "1 thread" if stats.threads == 1 else f"{stats.threads} threads"
-    drafts = f"{draft_text(stats)} · " if draft_text(stats) else ""
+    drafts = f"{stats.draft_text} · " if stats.draft_text else ""
     return (
         f"{stats.generated_tokens} tokens at {stats.tokens_per_s:,.1f} tokens/s · {drafts}"
         f"first token after {stats.time_to_first_token_s * 1000:,.0f} ms · "

@@ -7,13 +7,7 @@ import sys
 from localknobs.cli.output import facts, wrapped
 from localknobs.engine.client import Engine
 from localknobs.errors import LocalknobsError
-
-CHOICES = (
-    ("turns", "drop the oldest questions with their answers; the system prompt stays"),
-    ("sinks", "keep the beginning and a recent window; nothing is read again"),
-    ("middle", "keep the first half, and leave out what comes before the newest part"),
-    ("attended", "drop what received least attention; slower, without flash attention"),
-)
+from localknobs.knobs.overflow import DROPS
 
 
 class FullContext:
@@ -28,13 +22,13 @@ class FullContext:
             return False
         self._asked = True
         print(wrapped(f"The context of {engine.info.context_size:,} tokens is full. What shall go, from now on?"))
-        print(facts((f"  {number} {name}", text) for number, (name, text) in enumerate(CHOICES, 1)))
+        print(facts((f"  {number} {name}", text) for number, (name, text) in enumerate(DROPS, 1)))
         try:
-            reply = input(f"1 to {len(CHOICES)}, or Enter to stop here: ").strip().lower()
+            reply = input(f"1 to {len(DROPS)}, or Enter to stop here: ").strip().lower()
         except (EOFError, KeyboardInterrupt):
             print()
             return False
-        names = [name for name, _ in CHOICES]
+        names = [name for name, _ in DROPS]
         chosen = reply if reply in names else dict(zip("1234", names, strict=True)).get(reply, "")
         if not chosen:
             print(wrapped("Nothing is dropped. /set context_full turns changes that."))

@@ -56,6 +56,24 @@ class TextArrived:
     accepted_tokens: int = 0
 
 
+def draft_status(draft: str, drafted: int, accepted: int, gain: float = 0.0) -> str:
+    """Return how drafts do, as short as a status line needs it; empty where nobody guesses.
+
+    Args:
+        draft: The knob: who may guess.
+        drafted: Tokens guessed so far.
+        accepted: Those of them that were written.
+        gain: Speed against the same without drafts; 0 when not known.
+    """
+    if draft == "none":
+        return ""
+    mode = "auto: " if draft == "auto" else ""
+    if not drafted:
+        return f"{mode}no drafts"
+    speed = f" {gain:.2f}x" if gain else ""
+    return f"{mode}drafts {accepted / drafted:.0%}{speed}"
+
+
 @dataclass(frozen=True, slots=True)
 class SamplerChanged:
     """New sampler values took effect.
@@ -104,6 +122,16 @@ class Stats:
     accepted_tokens: int = 0
     drafted_by: tuple[str, ...] = ()
     draft_gain: float = 0.0
+
+    @property
+    def draft_text(self) -> str:
+        """How drafts did, empty when there were none."""
+        if not self.drafted_tokens:
+            return ""
+        share = self.accepted_tokens / self.drafted_tokens
+        by = f" by {' and '.join(self.drafted_by)}" if self.drafted_by else ""
+        gain = f", {self.draft_gain:.2f} times as fast as without" if self.draft_gain else ""
+        return f"{self.accepted_tokens} of {self.drafted_tokens} guessed tokens accepted ({share:.0%}){by}{gain}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +197,13 @@ class ContextDropped:
     at_token: int
     dropped_tokens: int
     dropped_turns: int = 0
+
+    @property
+    def short_text(self) -> str:
+        """How much is dropped, for a meter."""
+        if self.dropped_turns:
+            return f"{self.dropped_turns} {'turn' if self.dropped_turns == 1 else 'turns'} dropped"
+        return f"{self.dropped_tokens:,} dropped"
 
     @property
     def text(self) -> str:

@@ -45,6 +45,14 @@ WHEN_FULL: tuple[Knob, ...] = (
     ),
 )
 
+DROPS: tuple[tuple[str, str], ...] = (
+    ("turns", "drop the oldest questions with their answers; the system prompt stays"),
+    ("sinks", "keep the beginning and a recent window; nothing is read again"),
+    ("middle", "keep the first half, and leave out what comes before the newest part"),
+    ("attended", "drop what received least attention; slower, without flash attention"),
+)
+"""The values of `context_full` that go on, in the words of the question that is asked when a context is full."""
+
 PARKING: tuple[Knob, ...] = (
     Knob(
         name="park_cache", lever="context", group="Put aside", kind="choice", choices=("off", "ram", "disk"), default="off",

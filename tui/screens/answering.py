@@ -12,10 +12,12 @@ from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from localknobs.conversations import ROOT, Conversation, Node
-from localknobs.engine import Noted, SamplerChanged, TokensScored
+from localknobs.engine import ContextDropped, Noted, SamplerChanged, TokensScored
 from localknobs.engine.controls import Plan
+from localknobs.engine.events import draft_status
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
 from localknobs.knobs import KNOBS, Value
+from localknobs.knobs.overflow import DROPS
 from localknobs.sampler_state import SamplerState
 from localknobs.tui.bridge import Answer, AnswerEnded, AnswerGrew, Bridge, Pace, PromptProgressed, as_ours
 from localknobs.tui.screens.picker import Choice, Picker
@@ -166,16 +168,26 @@ class AnsweringScreen(Screen[None]):
                     await view.mark(piece.changes)
             elif isinstance(piece, TokensScored):
                 self.take_scores(node, len(answer.begun_with), piece)
+            elif isinstance(piece, ContextDropped):
+                self._show_dropped(piece)
             else:
                 self._note(piece)
         if answer.last and answer is self.answer:
             self.status.activity = "writing (Esc stops)"
             self._show_speed(answer.last.tokens_per_s, answer.first_text_s)
+            last = answer.last
+            self.status.drafts = draft_status(str(self.load_values["draft"]), last.drafted_tokens, last.accepted_tokens)
             self.status.context = (answer.last.context_used, self.status.context[1])
         return True
 
     def take_scores(self, node: Node, offset: int, scored: TokensScored) -> None:
         """Keep how sure the model was of the tokens of an answer, whose text begins at `offset` of the message."""
+
+    def _show_dropped(self, dropped: ContextDropped) -> None:
+        """Show on the meter what is held; the first time in a conversation it is said in words too."""
+        if self.status.dropped is None:
+            self.notify(f"{dropped.text} F6 changes what happens.", severity="warning", timeout=10)
+        self.status.dropped = dropped
 
     def _show_speed(self, tokens_per_s: float, first_token_s: float) -> None:
         self.status.speed = f"{tokens_per_s:,.0f} tokens/s, first {first_token_s * 1000:,.0f} ms"
@@ -197,6 +209,8 @@ class AnsweringScreen(Screen[None]):
             stats = finished.stats
             self.status.context = (stats.context_used, stats.context_size)
             self._show_speed(stats.tokens_per_s, stats.time_to_first_token_s)
+            drafted, accepted = stats.drafted_tokens, stats.accepted_tokens
+            self.status.drafts = draft_status(str(self.load_values["draft"]), drafted, accepted, stats.draft_gain)
         self.refresh_bindings()
         if event.error:
             await self.show_error(event.error)
@@ -255,13 +269,18 @@ class AnsweringScreen(Screen[None]):
             Choice("new", "Start a new conversation", "this one stays saved"),
             Choice("larger", f"Load the model again with {2 * size:,} tokens of context", "takes more memory"),
             Choice("edit", "Shorten the last message", "edit it and send it again"),
+            *(Choice(name, f"From now on: {name}", text) for name, text in DROPS),
         ]
         self.app.push_screen(Picker(title, choices), self._make_room)
 
     async def _make_room(self, choice: str | None) -> None:
         branch = self.conversation.branch()
         unanswered = branch[-1] if branch and branch[-1].role == "user" else None
-        if choice == "new":
+        if choice in dict(DROPS):
+            self.load_values["context_full"] = choice
+            self.show_knobs()
+            self.begin_answer(continued=None if unanswered else branch[-1])
+        elif choice == "new":
             await self.run_action("new_chat")
         elif choice == "larger":
             self.load_with_context(2 * self.status.context[1])
@@ -274,6 +293,10 @@ class AnsweringScreen(Screen[None]):
         elif unanswered:
             # A message that does not fit must not stay in the way of a shorter one.
             self.take_back(unanswered)
+
+    def show_knobs(self) -> None:
+        """Show the values of all knobs."""
+        raise NotImplementedError
 
     def load_with_context(self, tokens: int) -> None:
         """Load the model again with another context size."""
@@ -325,6 +348,7 @@ class AnsweringScreen(Screen[None]):
 
     async def show_conversation(self) -> None:
         """Lay out the conversation's shown branch."""
+        self.status.dropped = None  # told again where it is dropped again
         await self.transcript.show(self.conversation, self.model_name)
 
     @after_the_answer
@@ -334,7 +358,7 @@ class AnsweringScreen(Screen[None]):
         self.conversation.close()
         self.conversation = conversation
         self.status.context = (0, self.status.context[1])
-        self.status.speed = ""
+        self.status.speed = self.status.drafts = ""
         await self.show_conversation()
         if conversation.model and conversation.model != self.model_name and not self.at_root:
             self.notify(f"This was written with {conversation.model}; {self.model_name} goes on with it.")

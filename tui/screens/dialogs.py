@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
-from localknobs.library import find_model
+from localknobs.library import BUILT_IN, find_model, list_models
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card, lever_cards
 from localknobs.tui.screens.answering import after_the_answer
@@ -22,6 +22,7 @@ from localknobs.tui.screens.wish import Wish
 from localknobs.tui.widgets.knob_panel import PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.message_view import MessageView
+from localknobs.units import size_text
 
 if TYPE_CHECKING:
     from localknobs.tui.app import LocalknobsApp
@@ -214,7 +215,29 @@ class Dialogs(ModelScreen):
 
     def on_knob_row_opened(self, event: KnobRow.Opened) -> None:
         """Type a knob's value."""
-        edit_knob(self.app, event.knob_row)
+        if event.knob_row.row.name == "model_draft":
+            self._choose_draft(event.knob_row)
+        else:
+            edit_knob(self.app, event.knob_row)
+
+    def _choose_draft(self, knob_row: KnobRow) -> None:
+        """Choose a draft model; the smallest first, as a draft pays by being fast."""
+        models = sorted((one for one in list_models().entries if one.usable), key=lambda one: one.size_bytes)
+        choices = [Choice("none", "None", "nobody guesses, or the text itself does (drafts: ngram)")]
+        for one in models:
+            detail = f"{size_text(one.size_bytes)} · {one.architecture} · {one.quant}"
+            choices.append(Choice(one.name if one.name == BUILT_IN else str(one.path), one.name, detail))
+        note = f"{knob_row.row.help} One whose tokens are others is refused when it is loaded. Ctrl+L loads."
+
+        def chosen(name: str | None) -> None:
+            if name is None:
+                return
+            knob_row.take("" if name == "none" else name)
+            draft = self.query_one("#knob-draft", KnobRow)
+            if name != "none" and draft.value == "none":
+                draft.change("auto")  # naming one means wanting it where it pays, as on the command line
+
+        self.app.push_screen(Picker("Draft model", choices, note=note, chosen=str(knob_row.value)), chosen)
 
     async def on_message_view_asked(self, event: MessageView.Asked) -> None:
         """Do what was asked with a message."""

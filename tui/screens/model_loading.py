@@ -82,7 +82,8 @@ class ModelScreen(AnsweringScreen):
         self.status.activity = self.status.trouble = ""
         self._show_model(f"{self.model_name} · {info.description}")
         self.status.context = (0, info.context_size)
-        self.status.speed = ""
+        self.status.speed = self.status.drafts = ""
+        self.status.dropped = None
         if self.at_root:
             self.conversation.model = self.wanted_name
         self.sampler.with_model(info.recommended)
@@ -111,7 +112,3 @@ class ModelScreen(AnsweringScreen):
     def _show_model(self, text: str) -> None:
         """Write the model's name into the frame of the composer."""
         self.query_one(Composer).border_title = Content(printable(text))
-
-    def show_knobs(self) -> None:
-        """Show the values of all knobs."""
-        raise NotImplementedError

@@ -15,6 +15,7 @@ from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from localknobs.conversations import Node
+from localknobs.engine.events import draft_status
 from localknobs.errors import LocalknobsError
 from localknobs.knobs import KNOBS
 from localknobs.terminal_text import printable
@@ -176,6 +177,9 @@ class MessageView(Vertical, can_focus=True):
         if number.get("generated_tokens"):
             words.append(f"{number['generated_tokens']} tokens · {number.get('tokens_per_s', 0):,.0f} tokens/s")
             words.append(f"first token {number.get('time_to_first_token_s', 0) * 1000:,.0f} ms")
+            if drafted := number.get("drafted_tokens"):
+                accepted, gain = number.get("accepted_tokens", 0), number.get("draft_gain", 0)
+                words.append(draft_status("model", int(drafted), int(accepted), gain))
             if number.get("seed", -1) >= 0:
                 words.append(f"seed {number['seed']}")
         if node.interrupted and not self.growing:

@@ -8,6 +8,8 @@ from rich.text import Text
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from localknobs.engine import ContextDropped
+
 METER_WIDTH = 10
 FULL_WARNING = 0.85
 """Share of the context from which on the meter warns."""
@@ -19,7 +21,9 @@ class StatusLine(Widget):
     Attributes:
         activity: What is going on, empty when nothing is.
         speed: Tokens a second and time to the first token, as text.
+        drafts: How guessing ahead goes, as text; empty when nobody guesses.
         context: Tokens used and held.
+        dropped: What the context dropped, None when it holds all.
         trouble: Shown instead of the activity until it is cleared.
     """
 
@@ -28,7 +32,9 @@ class StatusLine(Widget):
     """
     activity: reactive[str] = reactive("")
     speed: reactive[str] = reactive("")
+    drafts: reactive[str] = reactive("")
     context: reactive[tuple[int, int]] = reactive((0, 0))
+    dropped: reactive[ContextDropped | None] = reactive(None)
     trouble: reactive[str] = reactive("")
 
     def render(self) -> Text:
@@ -46,9 +52,12 @@ class StatusLine(Widget):
 
     def _numbers(self) -> Iterator[Text]:
         """Yield speed and context, from the fullest form to the shortest."""
-        yield self._joined(self.speed, self._meter("context ", METER_WIDTH))
-        yield self._joined(self.speed, self._meter("", METER_WIDTH))
-        yield self._joined(self.speed, self._meter("", 0))
+        speed = "  ".join(filter(None, (self.speed, self.drafts)))
+        yield self._joined(speed, self._meter("context ", METER_WIDTH))
+        yield self._joined(speed, self._meter("", METER_WIDTH))
+        short = "  ".join(filter(None, (self.speed.partition(",")[0], self.drafts)))
+        yield self._joined(short, self._meter("", METER_WIDTH))
+        yield self._joined(short, self._meter("", 0))
         yield self._joined(self.speed.partition(",")[0], self._meter("", 0))
         yield self._meter("", 0)
 
@@ -62,9 +71,29 @@ class StatusLine(Widget):
             return Text()
         share = min(1.0, used / size)
         colour = self.app.theme_variables["warning" if share >= FULL_WARNING else "primary"]
-        filled = round(share * meter)
         text = Text(label)
-        text.append("━" * filled, colour)
-        text.append("─" * (meter - filled))
+        if self.dropped:
+            lost = self.app.theme_variables["error"]
+            for held in meter_cells(self.dropped, meter):
+                text.append("━" if held else "╌", colour if held else lost)
+        else:
+            filled = round(share * meter)
+            text.append("━" * filled, colour)
+            text.append("─" * (meter - filled))
         text.append(f"{' ' if meter else ''}{used:,}/{size:,}", colour if share >= FULL_WARNING else "")
+        if self.dropped:
+            text.append(f" {self.dropped.short_text}", self.app.theme_variables["error"])
         return text
+
+
+def meter_cells(dropped: ContextDropped, width: int) -> list[bool]:
+    """Return for each cell of a meter over the whole conversation whether what stands there is held.
+
+    Args:
+        dropped: What is held and what not; whole turns that are gone stand before everything else.
+        width: Cells of the meter.
+    """
+    total = max(1, dropped.total)
+    lost = dropped.dropped or ((0, dropped.dropped_tokens),)
+    places = [total * (cell + 0.5) / width for cell in range(width)]
+    return [not any(begin <= place < end for begin, end in lost) for place in places]
