@@ -38,7 +38,7 @@ class Card:
     @property
     def title(self) -> str:
         """Name and memory, as a person would ask for it."""
-        return f"{self.name} {self.total_bytes / GIB:.0f}GB"
+        return f"{self.name} {round(self.total_bytes / GIB, 1):g}GB"
 
 
 @cache

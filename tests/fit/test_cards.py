@@ -119,3 +119,7 @@ def test_too_little_memory_or_disk_measures_nothing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bandwidth, "available_memory_bytes", lambda: 2**20)
     monkeypatch.setattr(bandwidth, "free_disk_bytes", lambda _: 2**20)
     assert bandwidth.measure_memory() == 0 and bandwidth.measure_disk() == 0
+
+
+def test_a_card_of_half_a_gigabyte_does_not_look_as_if_it_had_none() -> None:
+    assert Card("Old", "", 2**29, 2**29).title == "Old 0.5GB" and Card("New", "", 2**40, 0).title == "New 1024GB"

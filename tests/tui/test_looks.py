@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted_engine import arrived, finished, until
+from textual.message import Message
+from textual.widgets import Static
 
 from localknobs.engine import SamplerChanged, TokensScored
+from localknobs.fit.bill import Bill, DeviceBill
+from localknobs.knobs import Value
+from localknobs.library import Listing, ModelEntry
 from localknobs.tui.app import LocalknobsApp
+from localknobs.tui.pricing import Advised, Priced
+from localknobs.tui.screens import models
+from localknobs.tui.widgets import memory_bill
 from localknobs.tui.widgets.composer import Composer
+from localknobs.tui.widgets.fit_bar import FitBar
 
 ANSWER = """\
 Here is **what I know**:
@@ -70,6 +81,56 @@ def test_sampler_view(snap_compare, scripted, size):
         await until(pilot, lambda: screen.panel and screen.panel.view and screen.focused)
         node = screen.conversation.branch()[-1]
         screen.take_scores(node, 0, TokensScored(0, ((4, 0.95, 0.1), (7, 0.7, 1.0), (12, 0.2, 3.0), (19, 0.01, 5.0))))
+        await pilot.pause()
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+GIB = 2**30
+SHELF = (
+    ModelEntry("built-in", Path("/opt/localknobs/built-in.gguf"), 11_122_688, "F16", 1024, "llama", "model", 5_508_352),
+    ModelEntry("notes-Q8_0", Path("/m/notes.gguf"), 3 * GIB, "Q8_0", 32_768, "qwen3", "model", 3_000_000_000),
+    ModelEntry(
+        "llama3:8b", Path("/o/sha256-6a"), 4 * GIB, "Q4_K_M", 8192, "llama", "model", 8_030_000_000, source="ollama",
+    ),
+    ModelEntry(
+        "org/Cut-GGUF:Q6_K", Path("/hf/cut.gguf"), GIB, kind="model", trouble="It is cut short.", source="hf",
+        state="damaged",
+    ),
+)  # fmt: skip
+BILL = Bill(
+    (
+        DeviceBill("RAM", 22 * GIB, compute=2 * 2**20, overhead=51 * 2**20),
+        DeviceBill("RTX 4070", 12 * GIB, 6 * GIB, 2 * GIB, GIB // 2, GIB // 2),
+    ),
+    1024, "planned", ("driver and screen take 512 MiB of each graphics card",),
+)  # fmt: skip
+
+
+class ToldPrice:
+    """Stands for the pricing: one bill, at once."""
+
+    def __init__(self, post: Callable[[Message], object]) -> None:
+        self._post = post
+
+    def ask(self, path: Path, values: Mapping[str, Value]) -> None:
+        self._post(Priced(path, values, BILL))
+        self._post(Advised(path, "fits", "It fits RTX 4070 with 1,024 tokens of context."))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_models(snap_compare, scripted, monkeypatch, size):
+    monkeypatch.setattr(models, "list_models", lambda: Listing(SHELF))
+    monkeypatch.setattr(memory_bill, "PriceTeller", ToldPrice)
+
+    async def before(pilot: Any) -> None:
+        await until(pilot, lambda: pilot.app.screen.bridge.ready)
+        await pilot.press("f3")
+        await until(pilot, lambda: len(pilot.app.screen.query(FitBar)) == 2)
+        await until(pilot, lambda: "fits" in str(pilot.app.screen.query_one(".verdict", Static).render()))
         await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)

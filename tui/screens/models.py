@@ -285,7 +285,7 @@ def _cells(entry: ModelEntry) -> list[Text]:
         Text(f"{entry.context:,}" if entry.context else "-", style, justify="right"),
         Text(count_text(entry.parameters) if entry.parameters else "-", style, justify="right"),
         kind,
-        Text(SOURCES[entry.source].label, style),
+        Text(entry.source, style),
     ]
 
 
@@ -299,4 +299,4 @@ def _sort_key(entry: ModelEntry, column: str) -> tuple[object, str]:
 
 def _searched(entry: ModelEntry) -> str:
     parts = (entry.name, *entry.aliases, entry.title, entry.quant, entry.kind, entry.architecture, entry.state)
-    return " ".join((*parts, SOURCES[entry.source].label)).lower()
+    return " ".join((*parts, entry.source, SOURCES[entry.source].label)).lower()
