@@ -10,11 +10,11 @@ from localknobs.engine.attention_scores import AttentionScores
 from localknobs.engine.cache import TokenCache
 from localknobs.engine.events import ContextDropped, Event
 from localknobs.engine.llama import lib
-from localknobs.engine.refusals import why_no_shift
+from localknobs.engine.refusals import check_when_full, no_shift, why_no_shift
 from localknobs.engine.rope import rope_of_load
 from localknobs.engine.settings import LoadSettings
 from localknobs.engine.templates import Prompt
-from localknobs.errors import ContextFull, Unsupported
+from localknobs.errors import ContextFull
 from localknobs.gguf_info import Header
 
 DROP_SHARE = 4
@@ -60,15 +60,10 @@ class Overflow:
     def use(self, settings: LoadSettings) -> None:
         """Take other settings, from the next answer on."""
         model = self._cache.model
+        check_when_full(self._header, settings)
         if settings.drop_by == "shift" and (reason := self._why_no_shift(settings)):
-            raise Unsupported(f"drop_by (--drop-by) cannot be shift: {reason}", "Use auto, hole or reread.")
+            raise no_shift(reason)
         if settings.context_full == "attended" and self._scores is None:
-            if settings.cache_type_v not in ("f16", "f32", "bf16"):
-                raise Unsupported(
-                    "context_full (--context-full) cannot be attended with a quantized V: scores of attention are only "
-                    "there with flash attention off",
-                    "Use -ctv f16, or sinks.",
-                )
             scores = AttentionScores(int(lib.llama_model_n_layer(model.pointer)))
             self._cache.clear()
             scores.attach(self._cache)

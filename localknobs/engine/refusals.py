@@ -32,8 +32,30 @@ def check_settings(header: Header, settings: LoadSettings) -> None:
     tensor_places(settings)
     _check_cache(header, settings)
     _check_rope(header, settings)
+    check_when_full(header, settings)
     if settings.split_mode == "tensor" and settings.flash_attn == "off":
         raise _together("split_mode", "tensor", "flash_attn", "off", "llama.cpp computes split tensors with it only")
+
+
+def check_when_full(header: Header, settings: LoadSettings) -> None:
+    """Refuse ways of making room that this model cannot go, as far as its header tells.
+
+    Raises:
+        Unsupported: the message names the knob.
+    """
+    if settings.drop_by == "shift" and (reason := why_no_shift(header, settings)):
+        raise no_shift(reason)
+    if settings.context_full == "attended" and settings.cache_type_v not in _FLOATS:
+        raise Unsupported(
+            "context_full (--context-full) cannot be attended with a quantized V: scores of attention are only "
+            "there with flash attention off",
+            "Use -ctv f16, or sinks.",
+        )
+
+
+def no_shift(reason: str) -> Unsupported:
+    """Return the error that refuses a shift."""
+    return Unsupported(f"drop_by (--drop-by) cannot be shift: {reason}", "Use auto, hole or reread.")
 
 
 def why_no_shift(header: Header, settings: LoadSettings) -> str:

@@ -150,6 +150,18 @@ async def test_a_combination_that_would_crash_is_refused_by_name_and_not_applied
         await until(pilot, lambda: not shown.query_one("#trouble").display)
 
 
+async def test_a_shift_that_would_corrupt_the_cache_is_refused_and_another_method_takes_it_back(opened):
+    async with opened() as (pilot, _screen):
+        shown = await context(pilot)
+        row(shown, "target_ctx").change(2048)
+        row(shown, "drop_by").change("shift")
+        await until(pilot, lambda: "drop_by (--drop-by) cannot be shift: with YaRN" in text_of(shown, "#trouble"))
+        assert not shown.query_one(MemoryBill).display
+        row(shown, "way").change("linear")
+        await until(pilot, lambda: not shown.query_one("#trouble").display)
+        assert shown.query_one(MemoryBill).display
+
+
 async def test_enter_lists_the_choices_of_a_row(opened):
     async with opened() as (pilot, _screen):
         shown = await context(pilot)

@@ -110,7 +110,8 @@ class ContextScreen(Screen[ContextChosen | None]):
         self._free = available_memory_bytes()
         self._wanted_way = ""
         self._proposal: TargetLength | None = None
-        self._refusal: LocalknobsError | None = None
+        self._unreachable: LocalknobsError | None = None  # why there is no way to the length
+        self._refusal: LocalknobsError | None = None  # that, or why the model cannot be loaded so
         self._pair: int | None = None
         self._writing: ChildJob | None = None
         self._written: Path | None = None
@@ -173,11 +174,11 @@ class ContextScreen(Screen[ContextChosen | None]):
 
     def _propose(self, tokens: int, *, take: bool) -> None:
         """Ask how a length is reached, and take the proposal when the length was turned."""
-        self._refusal = None
+        self._unreachable = None
         try:
             self._proposal = target_length(self._header, tokens, self.settings, self._free)
         except LocalknobsError as error:
-            self._proposal, self._refusal = None, error
+            self._proposal, self._unreachable = None, error
             if take:
                 self.values["n_ctx"] = tokens
             return
@@ -222,11 +223,11 @@ class ContextScreen(Screen[ContextChosen | None]):
     def _show(self) -> None:
         """Show rows, words, pictures and the bill of the present settings."""
         settings = self.settings
-        if self._refusal is None:
-            try:
-                check_settings(self._header, settings)
-            except LocalknobsError as error:
-                self._refusal = error
+        self._refusal = self._unreachable
+        try:
+            check_settings(self._header, settings)
+        except LocalknobsError as error:
+            self._refusal = error
         shown = {**self.values, TARGET.name: self._length, WAY.name: self._way}
         for knob_row in self.query(KnobRow):
             knob_row.value = shown[knob_row.row.name]
@@ -234,8 +235,10 @@ class ContextScreen(Screen[ContextChosen | None]):
         rotations = Rotations(self._own, rope_of_load(self._header, settings), self._length)
         self._say("#about", self._words(rotations))
         self._draw(rotations)
+        bill = self.query_one(MemoryBill)
+        bill.display = self._refusal is None  # the last one would be of other settings
         if self._refusal is None:
-            self.query_one(MemoryBill).price(self._header.path, {**self.values, "n_ctx": self._length})
+            bill.price(self._header.path, {**self.values, "n_ctx": self._length})
         self.refresh_bindings()
 
     def _say(self, place: str, text: str) -> None:
