@@ -72,6 +72,7 @@ class VerifyConfig:
         prompts: How many prompts are computed, 1 to 20.
         threads: 0 for all physical cores.
         loras: Adapters that were merged into the file.
+        adapters: GGUF adapters that are put on the file instead, each with its factor: `loras` in another form.
     """
 
     source: Path
@@ -79,6 +80,7 @@ class VerifyConfig:
     prompts: int = len(PROMPTS)
     threads: int = 0
     loras: tuple[LoraChoice, ...] = ()
+    adapters: tuple[tuple[Path, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,10 @@ def _compare(plan: VerifyPlan, expected: Mapping[str, Any], folder: Path) -> Job
     worker, renderer = WorkerProcess(_WORKER), TemplateRenderer()
     try:
         threads = config.threads or physical_cores()
-        worker.send({"model": str(config.model), "threads": threads, "context": MOST_TOKENS})
+        worker.send({
+            "model": str(config.model), "threads": threads, "context": MOST_TOKENS,
+            "adapters": [[str(path), scale] for path, scale in config.adapters],
+        })  # fmt: skip
         file = yield from _next(worker)
         template, rendered = check_template(expected, file, renderer)
         byte_level = plan.header.text("tokenizer.ggml.model") == "gpt2"

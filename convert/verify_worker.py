@@ -18,6 +18,7 @@ from localknobs.errors import LocalknobsError, NotEnough
 
 
 def _run(order: dict[str, Any], say: Say) -> None:
+    from localknobs.engine.adapters import attach_adapters
     from localknobs.engine.llama import LoadedModel, lib, send_log_to_stderr
 
     send_log_to_stderr()
@@ -25,6 +26,7 @@ def _run(order: dict[str, Any], say: Say) -> None:
     settings = LoadSettings(model=Path(order["model"]), n_ctx=size, n_gpu_layers=0, n_batch=size, n_ubatch=size)
     model = LoadedModel(settings, size, order["threads"], False, lambda done: None)
     _make_exact(lib, model, size, order["threads"])
+    attach_adapters(model, [(Path(path), scale) for path, scale in order["adapters"]])
     vocabulary = model.vocabulary
     say({
         "template": model.chat_template() or "",

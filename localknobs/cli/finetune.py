@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import shlex
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import facts, note, print_json
-from localknobs.cli.progress import run_job
+from localknobs.cli.progress import measured, run_job
+from localknobs.errors import BadValue, NotFound
 from localknobs.terminal_text import printable
 from localknobs.units import time_text
 
@@ -37,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("-o", "--output", metavar="ADAPTER", type=Path, help="folder to write; needed but with --dry-run")
     add("--held-out", metavar="F", type=Path, help="examples that are only measured; default: a share of DATA")
     add("--general", metavar="F", type=Path, help=
-        "text whose loss shows what else is forgotten; default: one that is shipped, of many kinds")  # fmt: skip
+        "text or examples whose loss shows what is forgotten; default: a shipped text, of many kinds")  # fmt: skip
     add("--sample", metavar="PROMPT", default="", help="what the model is asked at each look; default: held-out ones")
     add("--answers", metavar="N", type=int, default=50, help=
         "held-out questions that are answered before and after; default 50")  # fmt: skip
@@ -51,7 +53,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Check, train, and say what came of it."""
-    from localknobs.errors import BadValue
     from localknobs.evaluate.stages import shipped_text
     from localknobs.tune.config import TuneConfig
     from localknobs.tune.examples import SHIPPED, shipped_examples
@@ -62,13 +63,14 @@ def run(options: Namespace) -> int:
         raise BadValue("Where the adapter goes is not said", "Name a folder: -o ADAPTER")
     shipped = options.data in SHIPPED and not Path(options.data).exists()
     held_out = options.held_out or (shipped_examples(options.data, "-held-out") if shipped else None)
+    general = options.general or (shipped_examples(options.data, "-general") if shipped else shipped_text())
     plan = plan_finetune(
         TuneConfig(
             base=_base(options.base),
             data=shipped_examples(options.data) if shipped else Path(options.data).expanduser(),
             output=(options.output or Path("adapter")).expanduser(),
             held_out=held_out.expanduser() if held_out else None,
-            general=options.general.expanduser() if options.general else shipped_text(),
+            general=general.expanduser(),
             knobs=chosen(options, "fine-tuning"),
             sample=options.sample,
             answers=max(0, options.answers),
@@ -83,17 +85,39 @@ def run(options: Namespace) -> int:
         _show_data(result, options.json)
         return 0
     result = run_job(finetune(plan), stopped="The same command goes on where it was.")
+    for when, found in (("before", result.before), ("after", result.after)):
+        values = {name: value for name, value in found.items() if not math.isnan(value)}
+        measured.append((plan.config.output, {"kind": "finetune", "settings": when, **values}))
     _show_result(plan, result, options.json)
     return 0
 
 
+def sources(options: Namespace) -> list[Path]:
+    """Return what the adapter is made of, for the ledger."""
+    from localknobs.tune.examples import SHIPPED, shipped_examples
+
+    data = Path(options.data).expanduser()
+    return [
+        _base(options.base),
+        data if data.exists() or options.data not in SHIPPED else shipped_examples(options.data),
+    ]
+
+
 def _base(text: str) -> Path:
     """Return the folder of a base; `built-in` is the checkpoint of the built-in model."""
+    from localknobs.library import find_checkpoint
     from localknobs.paths import built_in_model
 
     folder = Path(text).expanduser()
     built_in = built_in_model().parent / "checkpoint"
-    return built_in if text == "built-in" and not folder.exists() and built_in.is_dir() else folder
+    if text == "built-in" and not folder.exists():
+        if not built_in.is_dir():
+            raise NotFound(
+                "The built-in model's checkpoint is not installed with the program",
+                "It is in the repository: models/checkpoint",
+            )
+        return built_in
+    return find_checkpoint(text) or folder
 
 
 def _show_plan(plan: TunePlan) -> None:
@@ -126,7 +150,7 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
         print_json({
             "folder": result.folder, "gguf": result.gguf, "before": before, "after": after, "steps": result.steps,
             "best_step": result.best_step, "seconds": result.seconds, "data": result.data, "signs": result.signs,
-            "sample": result.sample,
+            "sample": result.sample, "proof": asdict(result.proof) if result.proof else None,
         })  # fmt: skip
         return
     lines = [("adapter", str(result.folder)), ("GGUF", str(result.gguf or "none"))]
@@ -139,6 +163,12 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
     if "general" in after:
         rise = after["general"] / before["general"] - 1
         lines.append(("general loss", f"{before['general']:.3f} -> {after['general']:.3f} ({rise:+.1%})"))
+    if proof := result.proof:
+        forms = [("GGUF adapter", proof.gguf_adapter), ("merged file", proof.merged)]
+        shares = ", ".join(f"{name} {share:.2%}" for name, share in forms if share is not None)
+        lines.append((
+            "same top token as torch", f"{shares} of {proof.places:,} places" + ("" if proof.passed else ": too few")
+        ))  # fmt: skip
     if result.sample:
         lines.append(("it says", result.sample))
     print(facts(lines))

@@ -167,17 +167,20 @@ def _run_verb(verb: str, arguments: list[str]) -> int:
 def _record(verb: str, arguments: list[str], sources: Callable[[], Sequence[Path]], took_s: float) -> None:
     """Write a card beside what was made; that it cannot be written is no failure of the work."""
     from localknobs.cli.output import note
-    from localknobs.cli.progress import written
+    from localknobs.cli.progress import measured, written
     from localknobs.errors import LocalknobsError
-    from localknobs.ledger import record
+    from localknobs.ledger import add_measurement, record
 
     try:
         if written:
             record(written, verb, arguments, sources(), took_s)
+        for path, measurement in measured:
+            add_measurement(path, measurement)
     except (LocalknobsError, OSError) as error:
         note(str(error))
     finally:
         written.clear()
+        measured.clear()
 
 
 def _go_offline() -> None:

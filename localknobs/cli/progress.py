@@ -46,6 +46,8 @@ _BAR_CELLS, _LEAST_BAR_CELLS, _LEAST_NAME_CELLS = 24, 8, 12
 
 written: list[Path] = []
 """What the jobs of this command line wrote, in order, for the ledger."""
+measured: list[tuple[Path, dict[str, Any]]] = []
+"""What this command line measured of them, for their cards."""
 
 
 def run_job(

@@ -22,7 +22,7 @@ class TuneConfig:
         data: File of examples.
         output: Folder to write the adapter to.
         held_out: File of examples that are only measured; None to keep a share of `data` back.
-        general: A UTF-8 text whose loss shows what else the model forgets; None to measure none.
+        general: A text or examples of another kind, whose loss shows what else is forgotten; None to measure none.
         knobs: Values of the fine-tuning knobs; what is missing has its default.
         sample: A prompt that is answered now and then; empty for the first held-out example's.
         answers: Most held-out questions that the model answers before and after.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from localknobs.convert.imatrix import text_bytes
-from localknobs.errors import BadFile, BadValue
+from localknobs.errors import BadFile, BadValue, NotFound
 
 SHIPPED = {"flags": "wishes in plain words, answered by the flags of `localknobs chat` that grant them"}
 """The example sets that come with the program."""
@@ -47,6 +47,11 @@ class Example:
         """A hash of what it says."""
         return hashlib.sha256(json.dumps(self.messages).encode()).hexdigest()
 
+    @property
+    def most_tokens(self) -> int:
+        """More tokens than it can have: its bytes, and some for the template around each message."""
+        return sum(len(content.encode()) + 32 for _, content in self.messages) + 32
+
     def as_order(self) -> dict[str, Any]:
         """Return it as plain data for the training process."""
         return {
@@ -67,6 +72,9 @@ def read_examples(file: Path) -> list[Example]:
     Raises:
         NotFound, BadFile: there is no such file, or a line of it is wrong; the message names the line.
     """
+    if not file.is_file():
+        kind = "is a folder" if file.is_dir() else "does not exist"
+        raise NotFound(f"The data {file} {kind}", f"Name a file of examples, or a shipped set: {', '.join(SHIPPED)}.")
     text = text_bytes(file).decode("utf-8").removeprefix("\ufeff")
     if file.suffix.lower() not in (".jsonl", ".json", ".ndjson"):
         if not text.strip():

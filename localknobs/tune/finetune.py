@@ -18,7 +18,9 @@ from localknobs.engine.process import WorkerProcess
 from localknobs.errors import EngineDied, LocalknobsError, Unsupported
 from localknobs.hardware import physical_cores
 from localknobs.jobs import Advanced, Job, Measured, Noted, Started, Wrote, partial_folder
+from localknobs.paths import written_whole
 from localknobs.tune.plan import STATE, TunePlan
+from localknobs.tune.proof import Proof, prove
 from localknobs.tune.signs import warnings_of
 from localknobs.units import size_text
 
@@ -44,6 +46,8 @@ class TuneResult:
         sample: What the model now answers to the sample prompt.
         signs: What looks wrong, each with what to change.
         looks: What was measured on the way: step, and as `before`.
+        losses: Of every step.
+        proof: How far torch, the GGUF adapter and the merged file agree; None where that was not asked for or failed.
     """
 
     folder: Path | None = None
@@ -58,6 +62,7 @@ class TuneResult:
     signs: list[str] = field(default_factory=list)
     looks: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    proof: Proof | None = None
 
 
 def look_at_data(plan: TunePlan) -> Job[TuneResult]:
@@ -96,12 +101,18 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
     with partial_folder(plan.config.output) as beside:
         yield from _train(plan, beside, result)
         result.gguf = yield from _write_gguf(plan, beside)
-        (beside / CARD).write_text(json.dumps(_card(plan, result), indent=2) + "\n", encoding="utf-8")
+        _write_card(plan, result, beside)
     result.folder = plan.config.output
     state.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         plan.run_folder.rmdir()
     yield Wrote(plan.config.output)
+    if plan.config.prove:
+        try:
+            result.proof = yield from prove(plan.config.base, result.folder, result.gguf, plan.config.threads)
+        except LocalknobsError as error:  # the adapter is whole; what is missing is the comparison
+            yield Noted(f"The adapter's forms were not compared: {error}", "warning")
+        _write_card(plan, result, result.folder)
     return result
 
 
@@ -150,8 +161,8 @@ def _told(message: Mapping[str, Any], plan: TunePlan, result: TuneResult) -> Job
         yield from _measured(result.before, 0)
     elif "step" in message:
         yield Advanced(1)
-        yield Measured("loss", message["loss"], message["step"])
         yield Measured("learning rate", message["rate"], message["step"])
+        yield Measured("loss", message["loss"], message["step"])  # last: a bar shows the last one
     elif "look" in message:
         result.looks.append((message["at"], message["look"]))
         yield from _measured(message["look"], message["at"])
@@ -210,7 +221,7 @@ def _order(plan: TunePlan, folder: Path, *, look_only: bool = False) -> dict[str
         "resume": state.is_file() and not look_only, "look_only": look_only,
         "learn": [example.as_order() for example in plan.learn],
         "held_out": [example.as_order() for example in plan.held_out],
-        "general": plan.general, "sample": config.sample, "answers": config.answers,
+        "general": [example.as_order() for example in plan.general], "sample": config.sample, "answers": config.answers,
         "rank": recipe.rank, "alpha": recipe.alpha, "rate": recipe.rate, "epochs": recipe.epochs,
         "length": recipe.length, "modules": plan.modules.names, "dropout": values["lora_dropout"],
         "rslora": values["rslora"] == "on", "dora": values["dora"] == "on", "batch": values["train_batch"],
@@ -219,6 +230,11 @@ def _order(plan: TunePlan, folder: Path, *, look_only: bool = False) -> dict[str
         "seed": values["train_seed"], "threads": config.threads or physical_cores(), "look_every": 0,
         "checkpointing": plan.price.checkpointing,
     }  # fmt: skip
+
+
+def _write_card(plan: TunePlan, result: TuneResult, folder: Path) -> None:
+    with written_whole(folder / CARD) as beside:
+        beside.write_text(json.dumps(_card(plan, result), indent=2) + "\n", encoding="utf-8")
 
 
 def _card(plan: TunePlan, result: TuneResult) -> dict[str, Any]:
@@ -233,7 +249,7 @@ def _card(plan: TunePlan, result: TuneResult) -> dict[str, Any]:
         "modules": plan.modules.names, "parameters": plan.price.adapter_parameters,
         "examples": {"learned": len(plan.learn), "held_out": len(plan.held_out), **result.data}, **numbers,
         "steps": result.steps, "best_step": result.best_step, "seconds": result.seconds, "signs": result.signs,
-        "losses": result.losses, "looks": result.looks,
+        "losses": result.losses, "looks": result.looks, "proof": asdict(result.proof) if result.proof else None,
         "versions": {name: version(name) for name in ("localknobs", "torch", "transformers", "peft")},
     }  # fmt: skip
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from localknobs.convert.checkpoint import open_checkpoint
 from localknobs.convert.families import architecture_of
-from localknobs.convert.imatrix import text_bytes
 from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough, NotFound
 from localknobs.hardware import available_memory_bytes, graphics_cards
 from localknobs.knobs import Value
@@ -37,7 +36,7 @@ class TunePlan:
         modules: What gets an adapter.
         price: What it takes.
         learn, held_out: The examples.
-        general: The text whose loss shows forgetting; empty for none.
+        general: What shows forgetting by its loss; empty for none.
         duplicates: Examples that say the same as an earlier one.
         run_folder: Where a stopped run leaves its state.
         fingerprint: Of everything that shapes the result.
@@ -51,7 +50,7 @@ class TunePlan:
     price: Price
     learn: tuple[Example, ...]
     held_out: tuple[Example, ...]
-    general: str
+    general: tuple[Example, ...]
     duplicates: int
     run_folder: Path
     fingerprint: str
@@ -101,8 +100,9 @@ def plan_finetune(config: TuneConfig) -> TunePlan:
         raise BadValue(
             f"Examples of {recipe.length:,} tokens are longer than the model's {trained_length:,}", "Give --seq-length."
         )
-    cost = _price(recipe, values, modules, parameters, settings)
-    general = text_bytes(config.general).decode("utf-8") if config.general else ""
+    longest = min(recipe.length, max(example.most_tokens for example in (*learn, *held_out)))
+    cost = _price(longest, recipe, values, modules, parameters, settings)
+    general = tuple(read_examples(config.general)) if config.general else ()
     run_folder = config.output.with_name(f".{config.output.name}.training")
     fingerprint = _fingerprint(config, values, (*learn, *held_out), general, settings)
     return TunePlan(
@@ -125,7 +125,12 @@ def _check_output(output: Path) -> None:
 
 
 def _price(
-    recipe: Recipe, values: dict[str, Value], modules: Modules, parameters: int, settings: dict[str, object]
+    longest: int,
+    recipe: Recipe,
+    values: dict[str, Value],
+    modules: Modules,
+    parameters: int,
+    settings: dict[str, object],
 ) -> Price:
     cards = graphics_cards()
     nvidia = [card for card in cards if card.vendor == "nvidia"]
@@ -137,7 +142,7 @@ def _price(
 
     cost = price(
         parameters=parameters, shapes=modules.shapes, rank=recipe.rank,
-        tokens=int(_number(values["train_batch"])) * recipe.length, layers=modules.layers, width=setting("hidden_size"),
+        tokens=int(_number(values["train_batch"])) * longest, layers=modules.layers, width=setting("hidden_size"),
         vocabulary=setting("vocab_size"), item_bytes=2 if nvidia else 4, available=available,
     )  # fmt: skip
     if available and cost.total > available and cost.base + cost.adapter > available:
@@ -160,14 +165,18 @@ def _duplicates(examples: Sequence[Example]) -> int:
 
 
 def _fingerprint(
-    config: TuneConfig, values: dict[str, Value], examples: Sequence[Example], general: str, settings: dict[str, object]
+    config: TuneConfig,
+    values: dict[str, Value],
+    examples: Sequence[Example],
+    general: Sequence[Example],
+    settings: dict[str, object],
 ) -> str:
     """Return what tells whether a stopped run is this one; the base by its config and the size of its files."""
     files = sorted(
         (file.name, file.stat().st_size) for file in config.base.iterdir() if file.suffix in (".safetensors", ".bin")
     )
     said = [
-        values, [example.key for example in examples], hashlib.sha256(general.encode()).hexdigest(), settings, files,
+        values, [example.key for example in examples], [example.key for example in general], settings, files,
         architecture_of(settings), config.answers, config.sample,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()

@@ -19,8 +19,8 @@ from localknobs.tune.encode import Encoded, Encoder, load_tokenizer
 from localknobs.tune.trainee import load_trainee
 from localknobs.tune.training import Material, Training
 
-GENERAL_PART, GENERAL_PARTS = 256, 8
-"""Tokens of a piece of the general text, and how many pieces are read at each look."""
+GENERAL_LENGTH, GENERAL_TOKENS = 256, 4096
+"""Most tokens of a general example or a piece of text, and of all of them together: they are read at each look."""
 
 
 def _listen(stop: threading.Event) -> None:
@@ -48,11 +48,9 @@ def _run(order: dict[str, Any], say: Say) -> None:
             "No example has an answer within the length: nothing can be learned", "Give a longer --seq-length."
         )
     trainee, device = load_trainee(order)
-    general = Encoder(tokenizer, min(GENERAL_PART, order["length"])).encode(
-        {"kind": "text", "line": 1, "messages": [{"content": order["general"]}]}
-    ) if order["general"] else []  # fmt: skip
+    general = _encoded(Encoder(tokenizer, min(GENERAL_LENGTH, order["length"])), order["general"])
     say({"loaded": device})
-    material = Material(learn, held_out, general[:GENERAL_PARTS], _questions(encoder, order))
+    material = Material(learn, held_out, _first(general, GENERAL_TOKENS), _questions(encoder, order))
     numbers = {**order, "steps": steps, "look_every": order["look_every"] or max(1, min(200, -(-steps // 12)))}
     training = Training(numbers, trainee, material, tokenizer, say, stop.is_set)
     if not training.run():
@@ -71,6 +69,17 @@ def _run(order: dict[str, Any], say: Say) -> None:
 
 def _encoded(encoder: Encoder, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:
     return [part for example in examples for part in encoder.encode(example)]
+
+
+def _first(examples: Sequence[Encoded], most: int) -> list[Encoded]:
+    """Return the first examples, up to so many tokens together."""
+    kept: list[Encoded] = []
+    for example in examples:
+        most -= len(example.tokens)
+        if most < 0:
+            break
+        kept.append(example)
+    return kept
 
 
 def _steps(order: Mapping[str, Any], examples: int) -> int:

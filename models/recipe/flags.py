@@ -1,14 +1,18 @@
 """Write the example set `flags` of `localknobs finetune`: wishes in plain words, answered by the flags that grant them.
 
-`python models/recipe/flags.py`: 1,200 training examples, and 100 held-out tasks in sentences that no training example has.
-The built-in model knows the knobs but was never taught to write a command.
+`python models/recipe/flags.py`: 800 training examples among 400 of what the built-in model knows already, without which it
+would answer everything with flags; 100 held-out tasks in sentences that no training example has; and 60 other questions
+of the old kind, whose loss shows forgetting. The model knows the knobs but was never taught to write a command.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from itertools import islice
 from pathlib import Path
+
+from corpus import Conversations
 
 KNOBS = {
     "--temp": (("temperature", "temp", "a temperature of"), ("0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1", "1.1", "1.2", "1.3", "1.5")),
@@ -41,18 +45,34 @@ def example(chance: random.Random, frames: tuple[str, ...]) -> tuple[str, str]:
     return chance.choice(frames).format(wish), "localknobs chat " + " ".join(f"{flag} {value}" for flag, value in zip(flags, values, strict=True))
 
 
+def known(count: int, seed: int, seen: set[str]) -> list[str]:
+    """Return questions that the built-in model was taught, with their answers, as lines."""
+    lines = []
+    for messages in islice(Conversations(seed, all_wordings=True), 50_000):
+        short = sum(len(message["content"]) for message in messages) < 300  # quick to learn
+        if short and [message["role"] for message in messages] == ["user", "assistant"] and messages[0]["content"] not in seen:
+            seen.add(messages[0]["content"])
+            lines.append(json.dumps({"prompt": messages[0]["content"], "completion": messages[1]["content"]}) + "\n")
+            if len(lines) == count:
+                break
+    return lines
+
+
 def main() -> None:
-    """Write both files."""
+    """Write the three files."""
     folder = Path(__file__).resolve().parents[2] / "localknobs" / "tune" / "data"
     chance, seen = random.Random(7), set()
-    for name, frames, count, key in (("flags", TRAINED, 1200, "completion"), ("flags-held-out", HELD_OUT, 100, "answer")):
-        lines = []
+    for name, frames, count, key in (("flags", TRAINED, 800, "completion"), ("flags-held-out", HELD_OUT, 100, "answer")):
+        lines = known(400, 11, seen) if name == "flags" else []
+        count += len(lines)
         while len(lines) < count:
             wish, command = example(chance, frames)
             if wish not in seen:
                 seen.add(wish)
                 lines.append(json.dumps({"prompt": wish, key: command}) + "\n")
+        chance.shuffle(lines)
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "flags-general.jsonl").write_text("".join(known(60, 12, seen)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A training ends in an adapter that peft and llama.cpp load; a stopped or killed one goes on to the same end."""
 
+import itertools
 import json
 
 import pytest
@@ -9,8 +10,13 @@ from localknobs.convert.adapter import open_adapter
 from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough, NotFound
 from localknobs.gguf_info import read_header
 from localknobs.jobs import Measured, Noted, drain
+from localknobs.tune.encode import Encoded
+from localknobs.tune.examples import shipped_examples
 from localknobs.tune.finetune import CARD, finetune, look_at_data
+from localknobs.tune.losses import endless, rate_at
 from localknobs.tune.plan import STATE, plan_finetune
+from localknobs.tune.price import price
+from localknobs.tune.signs import warnings_of
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +33,7 @@ def train(config):
 @pytest.fixture(scope="module")
 def whole(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return train(tiny_config(base, folder, general=base / "tokenizer_config.json"))
+    return train(tiny_config(base, folder, general=shipped_examples("flags", "-general")))
 
 
 def test_a_training_makes_an_adapter_for_peft_and_for_llama_cpp(whole):
@@ -48,7 +54,7 @@ def test_a_training_makes_an_adapter_for_peft_and_for_llama_cpp(whole):
 
 @pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_end(base, whole, tmp_path):
-    config = tiny_config(base, tmp_path, general=base / "tokenizer_config.json")
+    config = tiny_config(base, tmp_path, general=shipped_examples("flags", "-general"))
     job = finetune(plan_finetune(config))
     for event in job:
         if isinstance(event, Measured) and event.name == "loss" and event.step == 7:
@@ -67,7 +73,7 @@ def test_a_killed_training_goes_on_to_the_same_end(base, whole, tmp_path, monkey
     started = []
     real = module.WorkerProcess
     monkeypatch.setattr(module, "WorkerProcess", lambda command: started.append(real(command)) or started[-1])
-    config = tiny_config(base, tmp_path, general=base / "tokenizer_config.json")
+    config = tiny_config(base, tmp_path, general=shipped_examples("flags", "-general"))
     with pytest.raises(module.LocalknobsError, match="SIGKILL") as raised:
         for event in finetune(plan_finetune(config)):
             if isinstance(event, Measured) and event.name == "loss" and event.step == 9:
@@ -155,3 +161,75 @@ def test_what_cannot_be_trained_is_refused_before_any_work(base, tmp_path, monke
 def test_modules_by_group_and_by_name(base, tmp_path, wanted, names, weights):
     plan = plan_finetune(tiny_config(base, tmp_path, knobs={"lora_targets": wanted}))
     assert plan.modules.names == names and len(plan.modules.shapes) == weights and plan.modules.layers == 2
+
+
+@pytest.mark.slow
+def test_the_three_forms_of_an_adapter_answer_alike(base, tmp_path):
+    result, _ = train(tiny_config(base, tmp_path, prove=True, knobs={"learning_rate": 0.005}))
+    assert result.proof.passed and result.proof.places > 300
+    assert result.proof.gguf_adapter >= 0.98 and result.proof.merged >= 0.98
+    card = json.loads((result.folder / CARD).read_text())
+    assert card["proof"]["merged"] == result.proof.merged
+
+
+@pytest.mark.slow
+def test_an_adapter_that_gguf_cannot_hold_is_written_for_peft_alone(base, tmp_path):
+    result, events = train(tiny_config(base, tmp_path, knobs={"dora": "on", "max_steps": 2}))
+    assert result.gguf is None and open_adapter(result.folder).pairs[0].magnitude
+    assert any(isinstance(event, Noted) and "DoRA" in event.text for event in events)
+
+
+@pytest.mark.slow
+def test_layers_computed_twice_give_the_same_losses(base, whole, tmp_path, monkeypatch):
+    import dataclasses
+
+    plan = plan_finetune(tiny_config(base, tmp_path, knobs={"lora_dropout": 0.0, "max_steps": 4}))
+    plain = drain(finetune(plan))
+    other = tiny_config(base, tmp_path, output=tmp_path / "twice", knobs={"lora_dropout": 0.0, "max_steps": 4})
+    twice = plan_finetune(other)
+    twice = dataclasses.replace(twice, price=dataclasses.replace(twice.price, checkpointing=True))
+    assert drain(finetune(twice)).losses == pytest.approx(plain.losses, abs=1e-4)
+
+
+def test_the_price_computes_layers_twice_where_memory_asks_for_it():
+    shape = {
+        "parameters": 10**8, "shapes": [(1024, 1024)] * 8, "rank": 8, "tokens": 8192, "layers": 24, "width": 1024,
+        "vocabulary": 32_000, "item_bytes": 4,
+    }  # fmt: skip
+    rich = price(**shape, available=0)
+    assert not rich.checkpointing and rich.adapter_parameters == 8 * 8 * 2048
+    poor = price(**shape, available=rich.total - 1)
+    assert poor.checkpointing and poor.total < rich.total
+
+
+@pytest.mark.parametrize(("schedule", "end"), [("cosine", 0.0), ("linear", 0.0), ("constant", 1.0)])
+def test_the_rate_rises_and_falls(schedule, end):
+    rates = [rate_at(step, 100, 0.1, schedule) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0) and rates[100] == pytest.approx(end)
+    assert all(later >= earlier for earlier, later in itertools.pairwise(rates[:10]))
+
+
+def test_every_example_is_read_once_a_reading_and_the_order_goes_on():
+    examples = [Encoded([1] * (1 + number % 7), [True], number, 1) for number in range(30)]
+    stream = endless(examples, 4, seed=5, done=0)
+    taken = [next(stream) for _ in range(24)]
+    for reading in (taken[:8], taken[8:16]):
+        assert sorted(example.line for batch in reading for example in batch) == list(range(30))
+    assert taken[:8] != taken[8:16]
+    later = endless(examples, 4, seed=5, done=11)
+    assert [next(later) for _ in range(13)] == taken[11:]
+
+
+@pytest.mark.parametrize(
+    ("after", "held", "losses", "said"),
+    [
+        ({"general": 2.3, "held_out": 1.0}, [2.0, 1.0], [], "Forgetting"),
+        ({"general": 2.0, "held_out": 1.0}, [2.0, 1.0, 1.4], [], "Overfitting"),
+        ({"general": 2.0, "held_out": 1.9}, [2.0, 1.9], [3.0] * 20 + [1.9] * 40, "Plateau"),
+        ({"general": 2.0, "held_out": 0.1}, [2.0, 0.1], [3.0] * 20 + [0.1] * 40, ""),
+    ],
+)
+def test_signs_of_failure_are_named(after, held, losses, said):
+    looks = [(step, {"held_out": loss}) for step, loss in enumerate(held)]
+    found = warnings_of({"general": 2.0, "held_out": 2.0}, after, looks, losses)
+    assert [sign.split(":")[0] for sign in found] == ([said] if said else [])
