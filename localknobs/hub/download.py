@@ -17,7 +17,7 @@ from localknobs.hub.partial import Partial
 from localknobs.hub.plan import DownloadPlan, check_space, held_bytes
 from localknobs.hub.quants import Part
 from localknobs.hub.source import Changed, Source
-from localknobs.hub.transfer import Throttle, Transfer
+from localknobs.hub.transfer import Throttle, Transfer, disk_refusal
 from localknobs.jobs import Advanced, Job, JobEvent, Noted, Started, Wrote
 from localknobs.library.fetched import remember_fetched
 from localknobs.units import size_text
@@ -51,16 +51,19 @@ def download(plan: DownloadPlan, beginnings: Mapping[str, bytes] | None = None) 
     done = sum(held_bytes(cached, plan.commit, part) for part in plan.parts)
     named: list[Path] = []
     must_say = plan.missing_bytes > 0
-    for part in plan.parts:
-        if must_say:
-            yield Started(f"fetching {part.path}", plan.size_bytes, "bytes", done=done)
-        before = held_bytes(cached, plan.commit, part)
-        must_say = part.size_bytes > SAID_BYTES and before < part.size_bytes  # checking it is a stage of its own
-        if not cached.holds(plan.commit, part):
-            yield from _fetch(plan, part, cached, throttle, before, (beginnings or {}).get(part.path, b""))
-        done += part.size_bytes - before
-        named.append(cached.publish(plan.commit, part, plan.revision))
-        yield Wrote(named[-1])
+    try:
+        for part in plan.parts:
+            if must_say:
+                yield Started(f"fetching {part.path}", plan.size_bytes, "bytes", done=done)
+            before = held_bytes(cached, plan.commit, part)
+            must_say = part.size_bytes > SAID_BYTES and before < part.size_bytes  # checking it is a stage of its own
+            if not cached.holds(plan.commit, part):
+                yield from _fetch(plan, part, cached, throttle, before, (beginnings or {}).get(part.path, b""))
+            done += part.size_bytes - before
+            named.append(cached.publish(plan.commit, part, plan.revision))
+            yield Wrote(named[-1])
+    except OSError as error:  # a flush, a name, a journal: what the disk refuses beside the bytes themselves
+        raise disk_refusal(error, cached.folder) from None
     is_folder = any(file.kind == "checkpoint" for file in plan.files) and len(plan.parts) > 1
     return plan.folder / "snapshots" / plan.commit if is_folder or not plan.files else named[0]
 

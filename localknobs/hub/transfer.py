@@ -9,6 +9,7 @@ import queue
 import random
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from time import monotonic
 
 from localknobs.errors import HubFailure, LocalknobsError, NotEnough
@@ -228,11 +229,25 @@ class Transfer:
         try:
             differs = self.partial.write(chunk, data)
         except OSError as error:
-            hint = f"Free {size_text(self._left)} or more, then run the same command again: what was fetched is kept."
-            if error.errno in DISK_FULL:
-                raise NotEnough(f"The disk is full: {self.partial.path} cannot grow", hint) from None
-            raise LocalknobsError(f"{self.partial.path} cannot be written: {error.strerror}", hint) from None
+            raise disk_refusal(error, self.partial.path, self._left) from None
         with self._lock:
             self._tries = 0
             self.differed = self.differed or differs
         self._events.put(Advanced(len(data)))
+
+
+def disk_refusal(error: OSError, place: Path, missing_bytes: int = 0) -> LocalknobsError:
+    """Return what to tell the user when the disk refuses.
+
+    Args:
+        error: What it said.
+        place: File or folder that was being written.
+        missing_bytes: Bytes that are still to come; 0 when that does not matter.
+    """
+    kept = "then run the same command again: what was fetched is kept."
+    if error.errno in DISK_FULL:
+        more = f"{size_text(missing_bytes)} or more" if missing_bytes else "some space"
+        return NotEnough(f"The disk is full: {place} cannot grow", f"Free {more}, {kept}")
+    return LocalknobsError(
+        f"{place} cannot be written: {error.strerror or error}", f"Check the permissions and the disk, {kept}"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -378,6 +379,27 @@ def test_a_server_that_is_gone_ends_in_one_line_and_keeps_what_came(big, hub, ca
 # ---- disks and switches ---------------------------------------------------------------------------
 
 
+def test_a_name_that_the_disk_refuses_is_told_and_the_bytes_are_kept(big, hub, cache):
+    in_the_way = cache / "models--maker--big" / "snapshots"
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_bytes(b"a file where the folder belongs")
+    with pytest.raises(LocalknobsError, match="cannot be written.*what was fetched is kept"):
+        drain(download(plan_of("maker/big")))
+    in_the_way.unlink()
+    asked = len(hub.of("store"))
+    assert drain(download(plan_of("maker/big"))).read_bytes() == big and len(hub.of("store")) == asked
+
+
+def test_a_flush_that_finds_the_disk_full_is_told(big, cache, monkeypatch):
+    def full(_self: Partial) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(transfer, "FLUSH_BYTES", 2**20)
+    monkeypatch.setattr(Partial, "flush", full)
+    with pytest.raises(NotEnough, match="disk is full"):
+        drain(download(plan_of("maker/big")))
+
+
 def test_a_full_disk_is_told_beforehand(big, monkeypatch):
     plan = plan_of("maker/big")
     monkeypatch.setattr("localknobs.hardware._known_free_bytes", lambda _folder: 1000)
@@ -387,8 +409,6 @@ def test_a_full_disk_is_told_beforehand(big, monkeypatch):
 
 
 def test_a_disk_that_fills_up_keeps_what_came(big, cache, monkeypatch):
-    import errno
-
     written = [0]
     true_pwrite = os.pwrite
 
