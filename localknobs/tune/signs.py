@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 _MUCH = 0.05
 """Rise of a loss, as a share, that is worth a word."""
+_MUCH_NATS = 0.05
+"""And the least rise that is: a loss near 0 doubles by nothing; this is 5% of perplexity."""
 
 
 def warnings_of(
@@ -21,7 +23,7 @@ def warnings_of(
         losses: Of every step.
     """
     found = []
-    if "general" in before and after["general"] > before["general"] * (1 + _MUCH):
+    if "general" in before and after["general"] > before["general"] + max(_MUCH_NATS, _MUCH * before["general"]):
         rise = after["general"] / before["general"] - 1
         found.append(
             f"Forgetting: the loss of general text rose by {rise:.0%}. Lower --lr or --epochs, take a lower rank, or "

@@ -230,6 +230,7 @@ def test_every_example_is_read_once_a_reading_and_the_order_goes_on():
     ],
 )
 def test_signs_of_failure_are_named(after, held, losses, said):
+    assert not warnings_of({"general": 0.02}, {"general": 0.04}, [], []), "a loss near 0 doubles by nothing"
     looks = [(step, {"held_out": loss}) for step, loss in enumerate(held)]
     found = warnings_of({"general": 2.0, "held_out": 2.0}, after, looks, losses)
     assert [sign.split(":")[0] for sign in found] == ([said] if said else [])
