@@ -22,6 +22,7 @@ from localknobs.engine import (
     TokensScored,
 )
 from localknobs.engine.controls import AS_USUAL, Plan
+from localknobs.engine.events import ParkedCache
 from localknobs.engine.view import Candidate, SamplerView, Stage
 from localknobs.errors import LocalknobsError
 
@@ -81,6 +82,8 @@ class FakeEngine:
         self.asked: list[dict[str, Any]] = []
         self.changes: list[dict[str, Any]] = []
         self.stops = 0
+        self.parked: list[tuple[str, str]] = []
+        self.parking_note = ""
         self.closed = False
 
     def say(self, *events: Event | LocalknobsError) -> None:
@@ -119,6 +122,14 @@ class FakeEngine:
     def use_settings(self, changes: Mapping[str, Any]) -> tuple[str, ...]:
         self.settings = replace(self.settings, **changes)
         return ()
+
+    def save_cache(self, name: str) -> ParkedCache:
+        self.parked.append(("save", name))
+        return ParkedCache(note=self.parking_note)
+
+    def restore_cache(self, name: str) -> ParkedCache:
+        self.parked.append(("restore", name))
+        return ParkedCache()
 
     def stop(self) -> None:
         self.stops += 1

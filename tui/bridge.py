@@ -174,6 +174,7 @@ class Bridge:
         self.engine: Engine | None = None
         self._wanted: LoadSettings | None = None
         self._lock = threading.Lock()
+        self._changing_caches = threading.Lock()  # an answer waits for it
         self._answers = 0  # being written
         self.looker = Looker(lambda: self.engine, lambda: self._answers > 0, post)
 
@@ -263,6 +264,8 @@ class Bridge:
         engine = self.engine
         if engine is None:
             raise LocalknobsError("No model is loaded", "Press F3 to choose one.")
+        with self._changing_caches:
+            pass
         if changed := {name: value for name, value in settings.items() if getattr(engine.settings, name) != value}:
             engine.use_settings(changed)
         if answer.stop_asked:
@@ -284,6 +287,33 @@ class Bridge:
             if answer.put(event):
                 self._post(AnswerGrew(answer))
         return None
+
+    def change_caches(self, where: str, leaving: str = "", entering: str = "") -> str:
+        """Put the cache of one conversation aside and take back that of another; call it beside the screen.
+
+        Args:
+            where: The knob `park_cache`.
+            leaving: Name of the conversation that is left; empty for none.
+            entering: The same of the one that is opened.
+
+        Returns:
+            What the user should know, empty when all is well.
+        """
+        engine = self.engine
+        if engine is None or where == "off":
+            return ""
+        notes = []
+        with self._changing_caches:
+            try:
+                if engine.settings.park_cache != where:
+                    engine.use_settings({"park_cache": where})
+                if leaving:
+                    notes.append(engine.save_cache(leaving).note)
+                if entering:
+                    notes.append(engine.restore_cache(entering).note)
+            except LocalknobsError as error:
+                notes.append(str(error))  # what is not put aside is read again
+        return "\n".join(filter(None, notes))
 
     def set_sampler(self, changes: Mapping[str, Value]) -> None:
         """Change knobs of the answer being written."""

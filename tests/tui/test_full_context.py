@@ -9,6 +9,7 @@ from random_model import write_random_model
 from scripted_engine import STATS, arrived, finished, until
 from textual.widgets import Input, OptionList
 
+from localknobs.conversations import Conversation
 from localknobs.engine import ContextDropped, Finished, TextArrived
 from localknobs.engine.events import draft_status
 from localknobs.errors import ContextFull
@@ -132,3 +133,28 @@ async def test_a_draft_model_is_chosen_from_the_library_and_means_auto(opened, s
         screen.query_one("#knob-model_draft", KnobRow).action_open()
         await choose(pilot, "nobody")
         await until(pilot, lambda: screen.load_values["model_draft"] == "")
+
+
+async def test_a_conversation_that_is_left_keeps_its_cache_where_the_knob_says(opened, scripted, typed):
+    async def answered(pilot, screen):
+        await typed(pilot, "hello")
+        await pilot.press("enter")
+        scripted.engine.answer("hi")
+        await until(pilot, lambda: screen.answer is None and len(screen.transcript.views) == 2)
+
+    async with opened() as (pilot, screen):
+        await answered(pilot, screen)
+        first = screen.conversation
+        await pilot.press("ctrl+n")
+        await until(pilot, lambda: screen.conversation is not first)
+        await answered(pilot, screen)
+        assert scripted.engine.parked == [], "off by default"
+        screen.load_values["park_cache"] = "disk"
+        scripted.engine.parking_note = "There is no room for it."
+        second = screen.conversation.path.stem
+        screen.open_conversation(Conversation(first.path))
+        await until(pilot, lambda: len(scripted.engine.parked) == 2)
+        assert scripted.engine.parked == [("save", second), ("restore", first.path.stem)]
+        assert scripted.engine.settings.park_cache == "disk"
+        await until(pilot, lambda: any("no room" in note.message for note in pilot.app._notifications))
+    assert scripted.engine.parked[2:] == [("save", first.path.stem)], "on leaving the program too"

@@ -355,11 +355,14 @@ class AnsweringScreen(Screen[None]):
     async def open_conversation(self, conversation: Conversation) -> None:
         """Go on with another conversation."""
         self._waiting = None
-        self.conversation.close()
-        self.conversation = conversation
+        left, self.conversation = self.conversation, conversation
+        left.close()
         self.status.context = (0, self.status.context[1])
         self.status.speed = self.status.drafts = ""
         await self.show_conversation()
+        names = [one.path.stem if one.nodes else "" for one in (left, conversation)]
+        if note := await asyncio.to_thread(self.bridge.change_caches, str(self.load_values["park_cache"]), *names):
+            self.notify(note, severity="warning", timeout=8)
         if conversation.model and conversation.model != self.model_name and not self.at_root:
             self.notify(f"This was written with {conversation.model}; {self.model_name} goes on with it.")
 

@@ -146,7 +146,9 @@ class ChatScreen(SamplingScreen):
                 self.query_one(Composer).focus()
 
     def on_unmount(self) -> None:
-        """End the engine and close the conversation with the screen."""
+        """End the engine and close the conversation with the screen; its cache is kept where the user wants that."""
+        if self.load_values["park_cache"] == "disk" and self.conversation.nodes and not self.answer:
+            self.bridge.change_caches("disk", self.conversation.path.stem)
         self.bridge.close()
         self.conversation.close()
 
