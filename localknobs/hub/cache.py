@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from localknobs.errors import HubFailure, LocalknobsError
+from localknobs.hub.offline import is_set
 from localknobs.hub.quants import Part
 from localknobs.paths import written_whole
-
-_YES = ("1", "ON", "YES", "TRUE")
 
 
 def cache_folder() -> Path:
@@ -94,7 +93,7 @@ class CachedRepository:
         return named
 
     def _name(self, blob: Path, named: Path) -> None:
-        if os.environ.get("HF_HUB_DISABLE_SYMLINKS", "").upper() not in _YES:
+        if not is_set("HF_HUB_DISABLE_SYMLINKS"):
             with contextlib.suppress(FileNotFoundError):
                 named.unlink()  # a link to nothing
             try:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from localknobs import version
 from localknobs.errors import HubFailure, LocalknobsError, NotFound
-from localknobs.hub.offline import refuse_offline
+from localknobs.hub.offline import is_set, refuse_offline
 from localknobs.hub.spec import endpoint
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def token() -> str | None:
     Raises:
         HubFailure: it cannot be one.
     """
-    if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return None
     from huggingface_hub import get_token
 

@@ -11,9 +11,14 @@ VARIABLES = ("LOCALKNOBS_OFFLINE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "LL
 _YES = ("1", "ON", "YES", "TRUE")
 
 
+def is_set(name: str) -> bool:
+    """Say whether a switch of the environment is on, as huggingface_hub reads them."""
+    return os.environ.get(name, "").strip().upper() in _YES
+
+
 def offline_because() -> str:
     """Return what asks for offline work, such as `HF_HUB_OFFLINE`; empty when connections are allowed."""
-    return next((name for name in VARIABLES if os.environ.get(name, "").strip().upper() in _YES), "")
+    return next(filter(is_set, VARIABLES), "")
 
 
 def refuse_offline(what: str) -> None:
