@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 from localknobs.engine.events import Message
 from localknobs.errors import BadFile, LocalknobsError
 from localknobs.journal import Journal
-from localknobs.paths import conversations_folder
+from localknobs.paths import conversations_folder, parked_cache_file
 
 Role = Literal["system", "user", "assistant"]
 ROOT = 0
@@ -254,12 +254,14 @@ def saved_conversations() -> list[ConversationEntry]:
 
 
 def delete_conversation(path: Path) -> None:
-    """Delete a saved conversation; one that is gone already is no error.
+    """Delete a saved conversation and the cache put aside for it; one that is gone already is no error.
 
     Raises:
         LocalknobsError: it is open in another window, or here and not closed yet; or the disk refuses.
     """
     Journal(path, "conversation").delete()
+    with contextlib.suppress(OSError):  # it can be made again, and is among the first to be evicted
+        parked_cache_file(path.stem).unlink(missing_ok=True)
 
 
 def plain_text(nodes: Sequence[Node]) -> str:

@@ -58,6 +58,14 @@ def conversations_folder() -> Path:
     return data_folder() / "conversations"
 
 
+def parked_cache_file(conversation: str) -> Path:
+    """Where the key-value cache of a conversation is put aside; the name from outside becomes no path."""
+    import hashlib  # not needed by --help
+
+    name = hashlib.blake2b(conversation.encode("utf-8", "replace"), digest_size=16).hexdigest()
+    return cache_folder() / "conversations" / f"{name}.cache"
+
+
 def built_in_model() -> Path:
     """The model shipped with the program."""
     from importlib.resources import files  # a few ms; not needed by --help

@@ -25,7 +25,7 @@ from localknobs.engine.events import ParkedCache
 from localknobs.engine.llama import lib
 from localknobs.engine.settings import LoadSettings
 from localknobs.gguf_info import Header
-from localknobs.paths import cache_folder, written_whole
+from localknobs.paths import parked_cache_file, written_whole
 from localknobs.units import size_text
 
 MAGIC = b"LOCALKNOBS CACHE 1\n"
@@ -88,7 +88,7 @@ class ParkedCaches:
                 self._in_memory.popitem(last=False)
         else:
             try:
-                _write(_file(name), about, data)
+                _write(parked_cache_file(name), about, data)
                 evict(self._limit)
             except OSError as error:
                 return ParkedCache(note=f"The cache could not be put aside: {error.strerror or error}.")
@@ -100,7 +100,7 @@ class ParkedCaches:
             return ParkedCache()
         found = self._in_memory.get(name) if self._where == "ram" else None
         if self._where == "disk":
-            file = _file(name)
+            file = parked_cache_file(name)
             if not file.is_file():
                 return ParkedCache()
             try:
@@ -132,7 +132,7 @@ class ParkedCaches:
 
 def folder() -> Path:
     """Return where caches are put aside on disk."""
-    return cache_folder() / "conversations"
+    return parked_cache_file("").parent
 
 
 def evict(limit_bytes: int) -> None:
@@ -188,11 +188,6 @@ def _write(file: Path, about: Mapping[str, Any], data: memoryview) -> None:
     with written_whole(file) as beside, os.fdopen(os.open(beside, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as stream:
         stream.write(MAGIC + struct.pack("<QQ", len(head), len(data)) + head)
         stream.write(data)
-
-
-def _file(name: str) -> Path:
-    # A name from outside must not be a path.
-    return folder() / f"{hashlib.blake2b(name.encode(), digest_size=16).hexdigest()}.cache"
 
 
 def _hash(data: bytes | memoryview) -> str:

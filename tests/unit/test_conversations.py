@@ -17,7 +17,7 @@ from localknobs.conversations import (
     saved_conversations,
 )
 from localknobs.errors import BadFile, LocalknobsError, NotFound
-from localknobs.paths import conversations_folder
+from localknobs.paths import conversations_folder, parked_cache_file
 
 
 def texts(conversation: Conversation) -> list[str]:
@@ -252,6 +252,18 @@ def test_a_conversation_open_here_can_be_deleted_after_its_close():
     conversation.close()
     delete_conversation(conversation.path)
     assert not conversation.path.exists()
+
+
+def test_the_cache_put_aside_for_a_conversation_goes_with_it():
+    kept, gone = Conversation(), Conversation()
+    for one in (kept, gone):
+        one.add("user", "hello")
+        one.close()
+        parked_cache_file(one.path.stem).parent.mkdir(parents=True, exist_ok=True)
+        parked_cache_file(one.path.stem).write_bytes(b"tokens")
+    delete_conversation(gone.path)
+    assert not parked_cache_file(gone.path.stem).exists()
+    assert parked_cache_file(kept.path.stem).exists()
 
 
 def test_what_cannot_be_deleted_is_told(tmp_path):
