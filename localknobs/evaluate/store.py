@@ -96,6 +96,31 @@ class Records:
         self._journal.close()
 
 
+class RecordsOfModels:
+    """The records of several models; those of the same measurement, such as a parent named twice, are opened once.
+
+    Args:
+        unit: As of `Records`.
+        restart: Forget what is there.
+    """
+
+    def __init__(self, unit: str, *, restart: bool = False) -> None:
+        self._unit, self._restart = unit, restart
+        self._opened: dict[str, Records] = {}
+
+    def open(self, what: Mapping[str, Any]) -> Records:
+        """Return the records of one measurement."""
+        name = digest(what)
+        if name not in self._opened:
+            self._opened[name] = Records(what, self._unit, restart=self._restart)
+        return self._opened[name]
+
+    def close(self) -> None:
+        """Let others write."""
+        for records in self._opened.values():
+            records.close()
+
+
 def remove_oldest() -> None:
     """Keep the folder from growing without end."""
     with contextlib.suppress(OSError, LocalknobsError):

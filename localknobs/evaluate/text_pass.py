@@ -19,7 +19,7 @@ from localknobs.evaluate.kept import KeptLogits
 from localknobs.evaluate.results import TextUsed
 from localknobs.evaluate.session import Clock, Session
 from localknobs.evaluate.statistics import Divergence, Floats, divergence_of
-from localknobs.evaluate.store import Records, digest, evaluations_folder, unpack
+from localknobs.evaluate.store import Records, RecordsOfModels, digest, evaluations_folder, unpack
 from localknobs.jobs import Advanced, Job, Measured, Noted, Started
 
 _ONE_VOCABULARY = "KL divergence needs one vocabulary: name the real parent with --base."
@@ -96,6 +96,7 @@ def read_pass(
     sha = hashlib.sha256(data).hexdigest()
     about = {"text": sha, "chunk": reading.chunk_tokens, "first": reading.first}
     compared = reading.against_base
+    opened = RecordsOfModels("chunk", restart=config.restart)
     stores: dict[int, Records] = {}
     for number, _variant in variants:
         what = {"measure": "text", **about, "model": marks[number]}
@@ -103,15 +104,14 @@ def read_pass(
             what |= {"base": marks[0], "mode": reading.mode}
         elif compared and reading.mode == "bounded":
             what |= {"keeps": True}
-        stores[number] = Records(what, "chunk", restart=config.restart)
+        stores[number] = opened.open(what)
     kept = evaluations_folder() / f"{digest({**about, 'model': marks.get(0)})}.kept"
     try:
         plan = _Plan(config, reading, variants, stores, kept)
         yield from plan.run(session, clock)
         chunks = plan.finished()
     finally:
-        for store in stores.values():
-            store.close()
+        opened.close()
 
     def column(key: str, numbers: Sequence[int], kind: Any = np.float64) -> dict[int, list[Floats]]:
         return {

@@ -8,7 +8,7 @@ from typing import Any
 
 from localknobs.evaluate.config import EvalConfig, Variant
 from localknobs.evaluate.session import Clock, Session
-from localknobs.evaluate.store import Records
+from localknobs.evaluate.store import RecordsOfModels
 from localknobs.hardware import available_memory_bytes
 from localknobs.jobs import Advanced, Job, Noted, Started
 
@@ -57,10 +57,8 @@ def work_through(
 
     Where time ends, later groups of models do exactly what the first had time for.
     """
-    stores = {
-        number: Records({"measure": work.order, "model": marks[number]}, work.key, restart=config.restart)
-        for number, _ in variants
-    }
+    opened = RecordsOfModels(work.key, restart=config.restart)
+    stores = {number: opened.open({"measure": work.order, "model": marks[number]}) for number, _ in variants}
     allowed = list(work.units)
     try:
         for at, group in enumerate(groups := groups_of(variants)):
@@ -84,8 +82,7 @@ def work_through(
             if at == 0 and clock.runs:
                 allowed = [u for u in allowed if all(u[work.key] in stores[number].found for number in numbers)]
     finally:
-        for store in stores.values():
-            store.close()
+        opened.close()
     return {
         number: {unit[work.key]: store.found[unit[work.key]] for unit in allowed} for number, store in stores.items()
     }

@@ -143,3 +143,14 @@ def test_wrong_words_are_refused_with_one_line(words, code, said, capsys):
     assert run(["eval", *words]) == code
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1
+
+
+def test_a_parent_named_twice_is_measured_once(capsys):
+    from localknobs.cli.main import run as run_words
+
+    words = ["eval", "built-in", "--base", "built-in", "--suite", "ppl,kld,tasks", "--tasks", "format", "--chunk", "64"]
+    assert run_words([*words, "--chunks", "2", "-t", "1", "--json"]) == 0
+    parent, again = json.loads(capsys.readouterr().out)["models"]
+    assert again["perplexity"]["value"] == parent["perplexity"]["value"]
+    assert again["divergence"]["mean"]["value"] == 0
+    assert again["tasks"][0]["share"] == parent["tasks"][0]["share"]
