@@ -101,8 +101,9 @@ gpu: $(VENV)/.venv-done
 
 # ---- checks ----------------------------------------------------------------------------------
 
+# Two processes, each with whole files: the tests of a file share a loaded model. ARGS replaces that.
 test: $(VENV)/.dev-done
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile)
 
 lint: $(VENV)/.dev-done
 	@$(BIN)/ruff check .
