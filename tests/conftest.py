@@ -6,6 +6,7 @@ Set through the environment wherever possible, so that child processes get it to
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 from repository import REPOSITORY
 
 os.environ["TEXTUAL_ANIMATIONS"] = "none"  # read when Textual is imported, so set before any test module is
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Its processes ignore Ctrl+C, and what the tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _CLEARED = (
     "LOCALKNOBS_MODELS", "LOCALKNOBS_DEBUG", "LOCALKNOBS_OFFLINE",

@@ -6,7 +6,7 @@ import pytest
 from gguf_files import ARRAY, TEXT, U32, gguf_bytes, gguf_key, small_gguf
 
 from localknobs.cli.main import VERBS
-from localknobs.knobs import KNOBS, LEVERS
+from localknobs.knobs import ALL_KNOBS, KNOBS, LEVERS
 
 
 def test_help_lists_every_verb_and_each_verb_has_its_own(run):
@@ -158,7 +158,7 @@ def test_knobs_lists_every_row_once(run):
 
 def test_knobs_json_has_the_whole_rows(run):
     document = json.loads(run("knobs", "--json").stdout)
-    assert [row["name"] for row in document["knobs"]] == list(KNOBS)
+    assert [row["name"] for row in document["knobs"]] == list(ALL_KNOBS)
     assert [card["lever"] for card in document["levers"]] == [card.lever for card in LEVERS]
     assert json.loads(run("knobs", "temp", "--json").stdout)["high"] == KNOBS["temp"].high
 

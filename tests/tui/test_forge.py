@@ -48,7 +48,9 @@ async def test_a_checkpoint_becomes_two_files_and_the_first_is_chatted_with(open
         assert not folder.exists(), "a plan writes nothing"
         await pilot.press("ctrl+s")
         await waits(pilot, lambda: "Made" in text(made, "#result"))
-        assert sorted(file.name for file in folder.iterdir()) == ["checkpoint-Q4_K_M.gguf", "checkpoint-Q8_0.gguf"]
+        made_files = ["checkpoint-Q4_K_M.gguf", "checkpoint-Q8_0.gguf"]
+        cards = [f"{name}.card.json" for name in made_files]
+        assert sorted(file.name for file in folder.iterdir()) == sorted([*made_files, *cards])
         await pilot.press("ctrl+t")
         await until(pilot, lambda: pilot.app.screen is screen and len(scripted.engines) == 2)
         assert scripted.engine.settings.model == folder / "checkpoint-Q8_0.gguf"

@@ -29,6 +29,7 @@ EXAMPLES = {
 BY_NAME = {
     "dry_base": ("2.5", 2.5),
     "n_batch": ("64", 64),
+    "sliding_window": ("64", 64),
     "rope_freq_base": ("1e6", 1e6),
     "n_ubatch": ("64", 64),
     "samplers": ("top_k;min_p", ("top_k", "min_p")),
