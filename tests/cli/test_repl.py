@@ -42,12 +42,18 @@ def say(screen, line, answer):
 
     Where the screen breaks lines does not matter.
     """
-    typed = f"> {line}\n"
-    before = screen.text.count(typed)
+    # A long line, as of a file in a deep folder, wraps anywhere.
+    typed = re.compile("\n?".join(map(re.escape, f"> {line}")) + "\n")
+    before = len(typed.findall(screen.text))
+    wanted = "".join(answer.split())
+
+    def came(text: str) -> bool:
+        return len(typed.findall(text)) > before and wanted in "".join(typed.split(text)[-1].split())
+
     screen.enter(line)
-    screen.wait_for(lambda text: text.count(typed) > before and answer in " ".join(text.rsplit(typed, 1)[1].split()))
+    screen.wait_for(came)
     screen.wait_for_prompt()
-    return screen.text.rsplit(typed, 1)[1]
+    return typed.split(screen.text)[-1]
 
 
 def workers(process: int) -> list[int]:
