@@ -161,9 +161,13 @@ class Scripted:
         return self.engine
 
 
-async def until(pilot: Pilot[Any], condition: Callable[[], object], what: str = "") -> None:
-    """Let the app work until the condition holds; fail after ten seconds."""
-    end = monotonic() + 10
+PROCESS_S = 60.0
+"""How long to wait for what a child process does, which takes longer than a screen."""
+
+
+async def until(pilot: Pilot[Any], condition: Callable[[], object], what: str = "", *, seconds: float = 10.0) -> None:
+    """Let the app work until the condition holds; fail after so many seconds."""
+    end = monotonic() + seconds
     while not condition():
         assert monotonic() < end, f"waited in vain: {what or condition}"
         await pilot.pause(0.01)

@@ -99,10 +99,14 @@ def sources(options: Namespace) -> list[Path]:
 
     matrix = [options.imatrix] if options.imatrix else []
     return [
-        find_checkpoint(options.source) or find_model(options.source),
+        _source(options),
         *(parse_lora(text).path for text in options.lora),
         *matrix,
     ]
+
+
+def _source(options: Namespace) -> Path:
+    return find_checkpoint(options.source) or find_model(options.source)
 
 
 def make_plan(options: Namespace) -> QuantizePlan:
@@ -113,7 +117,7 @@ def make_plan(options: Namespace) -> QuantizePlan:
 
     if options.threads < 0:
         raise BadValue(f"--threads cannot be {options.threads}", "0 takes all cores.")
-    source = find_checkpoint(options.source) or find_model(options.source)
+    source = _source(options)
     types = list(dict.fromkeys(map(file_type_named, options.types)))
     outputs = _outputs(source, options, types)
     config = QuantizeConfig(

@@ -175,12 +175,7 @@ async def test_enter_lists_the_choices_of_a_row(opened):
 async def test_the_bill_moves_with_the_length_and_nothing_is_loaded(opened, scripted):
     async with opened() as (pilot, _screen):
         shown = await context(pilot)
-        for _ in range(4):  # a child process begins: longer than a screen's wait
-            try:
-                await until(pilot, lambda: shown.query(FitBar))
-                break
-            except AssertionError:
-                continue
+        await until(pilot, lambda: shown.query(FitBar), seconds=40)  # a child process begins
         bar = shown.query(FitBar).first()
         cache = bar.parts["cache"]
         row(shown, "target_ctx").change(4096)
@@ -197,12 +192,7 @@ async def test_w_writes_a_file_that_reaches_further_and_it_can_be_chatted_with(o
         await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
         assert pilot.app.screen.query_one(Input).value == str(models_folder() / "built-in-2048.gguf")
         await pilot.press("enter")
-        for _ in range(4):
-            try:
-                await until(pilot, lambda: "Written to" in text_of(shown, "#progress"))
-                break
-            except AssertionError:
-                continue
+        await until(pilot, lambda: "Written to" in text_of(shown, "#progress"), seconds=40)  # a child process begins
         written = models_folder() / "built-in-2048.gguf"
         assert read_header(written).context_trained == 2048
         await pilot.press("ctrl+t")
@@ -217,12 +207,7 @@ async def test_a_file_that_cannot_be_written_says_why(opened, home: Path):
         await pilot.press("w")
         await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
         await pilot.press("enter")
-        for _ in range(4):
-            try:
-                await until(pilot, lambda: "stay as it is" in text_of(shown, "#progress"))
-                break
-            except AssertionError:
-                continue
+        await until(pilot, lambda: "stay as it is" in text_of(shown, "#progress"), seconds=40)  # a child process begins
         assert not list(models_folder().glob("*.gguf"))
         assert not shown.check_action("chat", ())
 

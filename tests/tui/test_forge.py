@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from repository import REPOSITORY
-from scripted_engine import until
+from scripted_engine import PROCESS_S, until
 from textual.widgets import Input, SelectionList
 
 from localknobs.tui.screens.forge import ForgeScreen
@@ -28,15 +30,7 @@ def text(screen: ForgeScreen, place: str) -> str:
     return str(screen.query_one(place).render())
 
 
-async def waits(pilot, condition) -> None:
-    """Wait for a child process, which takes longer than a screen."""
-    for _ in range(5):
-        try:
-            await until(pilot, condition)
-            return
-        except AssertionError:
-            continue
-    await until(pilot, condition)
+waits = partial(until, seconds=PROCESS_S)
 
 
 async def test_a_checkpoint_becomes_two_files_and_the_first_is_chatted_with(opened, scripted, home):

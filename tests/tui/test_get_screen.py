@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from gguf_files import small_gguf
 from loopback_hub import LoopbackHub, Repo
 from random_model import write_random_model
-from scripted_engine import until
+from scripted_engine import PROCESS_S, until
 from textual.message import Message
 from textual.widgets import Static
 
@@ -54,15 +55,7 @@ def asked_bytes(hub: LoopbackHub, after: int) -> int:
     return sum(int(last) - int(first) + 1 for first, last in ranges)
 
 
-async def waits(pilot, condition, what: str = "") -> None:
-    """Wait for a child process, which takes longer than a screen."""
-    for _ in range(6):
-        try:
-            await until(pilot, condition, what)
-            return
-        except AssertionError:
-            continue
-    await until(pilot, condition, what)
+waits = partial(until, seconds=PROCESS_S)
 
 
 async def test_searching_opening_and_fetching_ends_in_a_chat(opened, hub, scripted, typed, tmp_path):

@@ -47,12 +47,7 @@ def text_of(screen: ModelsScreen, place: str) -> str:
 
 
 async def bill(pilot, screen: ModelsScreen) -> FitBar:
-    for _ in range(4):  # a child process begins: longer than a screen's wait
-        try:
-            await until(pilot, lambda: screen.query(FitBar))
-            break
-        except AssertionError:
-            continue
+    await until(pilot, lambda: screen.query(FitBar), "the bill", seconds=40)  # a child process begins
     return screen.query(FitBar).first()
 
 
