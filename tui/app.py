@@ -15,6 +15,7 @@ from localknobs.tui.actions import palette_commands
 from localknobs.tui.child_job import JobEnded, JobTold
 from localknobs.tui.downloads import DownloadEnded, Downloads
 from localknobs.tui.screens.chat import ChatScreen
+from localknobs.tui.works import Work, Works
 
 
 class LocalknobsApp(App[None]):
@@ -32,6 +33,7 @@ class LocalknobsApp(App[None]):
         super().__init__()
         self._model = model
         self.downloads = Downloads(self.post_message)
+        self.works = Works(self.post_message)
         theme = preferences.read().get("theme")
         if isinstance(theme, str) and theme in self.available_themes:
             self.theme = theme
@@ -46,12 +48,23 @@ class LocalknobsApp(App[None]):
         yield from super().get_system_commands(screen)
 
     def on_job_told(self, message: JobTold) -> None:
-        """A download goes on."""
-        self.downloads.hear(message)
+        """A download or other work goes on."""
+        if not self.downloads.hear(message):
+            self.works.hear(message)
 
     def on_job_ended(self, message: JobEnded) -> None:
-        """A download is over."""
-        self.downloads.end(message)
+        """A download or other work is over; that of another screen than the one shown is said."""
+        if self.downloads.end(message):
+            return
+        work = self.works.end(message)
+        if work and getattr(self.screen, "WORK", None) != work.kind:
+            self._say_end(work)
+
+    def _say_end(self, work: Work) -> None:
+        if work.state == "done":
+            self.notify(f"{work.title}: done.", timeout=10)
+        elif work.state == "failed":
+            self.notify(f"{work.title}: {work.error or 'it failed.'}", severity="error", timeout=15)
 
     def on_download_ended(self, message: DownloadEnded) -> None:
         """Say it on whatever screen is shown."""
@@ -62,8 +75,9 @@ class LocalknobsApp(App[None]):
             self.notify(f"{one.title}: {one.trouble}", severity="error", timeout=15)
 
     def on_unmount(self) -> None:
-        """Stop the downloads; what they fetched is kept."""
+        """Stop the downloads and all other work; what they fetched, or wrote whole, is kept."""
         self.downloads.close()
+        self.works.close()
 
     def notify(self, message: str, **options: Any) -> None:
         """Show a notice; texts of models, files and errors in it are text, not markup."""

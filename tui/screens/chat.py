@@ -43,6 +43,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("escape", "stop", "Stop", "stop the answer being written; else go back to the message box"),
     Action("alt+t", "tint", "Tint", "colour the answers by confidence, by entropy, or not"),
     Action("ctrl+l", "reload", "Reload", "load the model again with the knobs marked ⟳"),
+    Action("f7", "go", "Go to", "every screen of the program, to choose from", first=True),
     Action("f12", "get", "Get models", "search the hub and fetch models", in_footer=False),
     Action("ctrl+g", "forge", "Forge", "make smaller files of a model: merge, convert, quantize", in_footer=False),
     Action(

@@ -12,6 +12,7 @@ from localknobs.gguf_info import check_is_model, read_header
 from localknobs.library import BUILT_IN, find_model, list_models
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card, lever_cards
+from localknobs.tui.places import PLACES
 from localknobs.tui.screens.answering import after_the_answer
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.knob_editing import edit_knob
@@ -52,6 +53,15 @@ class Dialogs(ModelScreen):
             self._open_forge(wish.model)
         elif wish:
             self.action_get()
+
+    def action_go(self) -> None:
+        """Choose a screen to go to."""
+        choices = [Choice(row.action, f"{row.name:<12}", f"{row.key:<4} {row.help}") for row in PLACES]
+        self.app.push_screen(Picker("Go to", choices, note="Type the first letters of a name."), self._go)
+
+    def _go(self, action: str | None) -> None:
+        if action:
+            self.call_later(self.run_action, action)
 
     def action_get(self) -> None:
         """Search the hub and fetch models."""
