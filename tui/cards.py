@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from localknobs.knobs import Knob, Value
-from localknobs.knobs.levers import LEVERS
+from localknobs.knobs import Knob, LeverCard, Value, knob_boxes
+from localknobs.measured_effects import MeasuredEffect, effects_of_knob, effects_of_lever
+
+MOST_EFFECTS = 8
+"""Measured effects that a card shows; the command line has all."""
 
 
-def knob_card(row: Knob, value: Value) -> str:
-    """Return a knob's card: what it does, its range, when it acts, its price, how it fails, where it is from."""
+def knob_card(row: Knob, value: Value | None = None) -> str:
+    """Return a knob's card: the four boxes, its price, how it fails, its range and source, and what it did here.
+
+    Args:
+        row: The knob.
+        value: Its value now; None where there is none.
+    """
     facts = [
-        ("Now", row.show(value) or "none"),
+        ("Now", "" if value is None else row.show(value) or "none"),
         ("Default", row.show(row.default) or "none"),
-        ("Allowed", row.range_text()),
-        ("Takes effect", "when the model is loaded again" if row.applies == "reload" else f"at the {row.applies}"),
-        ("Price", row.cost),
-        ("How it fails", row.fails),
+        ("Why this default", row.default_reason),
+        ("Allowed", row.range_text() + (f"; in {row.unit}" if row.unit else "")),
         ("Flag", " ".join(row.flags)),
         ("Source", row.source),
     ]
-    return f"{row.help}\n\n" + "\n".join(f"- **{name}:** {_plain(text)}" for name, text in facts if text)
+    measured = _measured(effects_of_knob(row), f"localknobs knobs {row.name}")
+    return "\n\n".join([_boxes(knob_boxes(row)), _list((name, _plain(text)) for name, text in facts if text), measured])
 
 
-def lever_cards() -> str:
-    """Return the five levers with the four questions of each."""
-    parts = []
-    for card in LEVERS:
-        boxes = "\n".join(f"- **{question}:** {answer}" for question, answer in card.boxes)
-        parts.append(f"## {card.title}\n\n{card.summary}\n\n{boxes}\n\nSources: {', '.join(card.sources)}")
-    return "\n\n".join(parts)
+def lever_card(card: LeverCard) -> str:
+    """Return a lever's card: the four boxes, its price, how it fails, its sources, and what it did here."""
+    measured = _measured(effects_of_lever(card.lever), f"localknobs knobs {card.lever}")
+    return "\n\n".join([card.summary, _boxes(card.boxes), f"Sources: {', '.join(card.sources)}", measured])
 
 
 def keys_help(sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> str:
@@ -38,11 +42,36 @@ def keys_help(sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> str:
     Args:
         sections: Heading, then (key, what it does) pairs.
     """
-    parts = []
-    for heading, rows in sections:
-        lines = "\n".join(f"- **{key}**  {what}" for key, what in rows)
-        parts.append(f"### {heading}\n\n{lines}")
-    return "\n\n".join(parts)
+    return "\n\n".join(f"### {heading}\n\n" + "\n".join(f"- **{key}**  {what}" for key, what in rows)
+                       for heading, rows in sections)  # fmt: skip
+
+
+def _boxes(boxes: Iterable[tuple[str, str]]) -> str:
+    return _list((question, _plain(answer)) for question, answer in boxes)
+
+
+def _list(facts: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(f"- **{name}:** {text}" for name, text in facts)
+
+
+def _measured(effects: Sequence[MeasuredEffect], command: str) -> str:
+    """Return what was measured on this machine, each with the command that prints it."""
+    if not effects:
+        return (
+            "### Measured here\n\nNothing yet. `localknobs eval` with `--base`, `bench`, `determinism` and `finetune` "
+            "add what they find."
+        )
+    lines = []
+    for effect in effects[:MOST_EFFECTS]:
+        lines.append(
+            f"- **{_plain(effect.turned)}** on {_plain(effect.model)}, against {_plain(effect.against)}: "
+            f"{_plain(effect.text)}. ({effect.when[:10]})"
+        )
+        if effect.command:
+            lines.append(f"\n    `{effect.command.replace('`', '')}`")
+    if len(effects) > MOST_EFFECTS:
+        lines.append(f"\n{len(effects) - MOST_EFFECTS} more: `{command} --json`")
+    return "### Measured here\n\n" + "\n".join(lines)
 
 
 def _plain(text: str) -> str:

@@ -26,5 +26,5 @@ PLACES: tuple[Place, ...] = (
     Place("get", "Get models", "F12", "search the hub, see what fits, fetch it"),
     Place("forge", "Forge", "^g", "merge adapters, convert checkpoints, quantize"),
     Place("context", "Context", "F6", "how far the model sees, by what means, at what price"),
-    Place("levers", "Levers", "F10", "the five levers: what changes, when, where, and the price"),
+    Place("levers", "Cards", "F10", "every lever and knob: what it does, costs, and did here"),
 )

@@ -9,8 +9,11 @@ from dataclasses import asdict
 from localknobs.cli.output import heading, print_json, table, wrapped
 from localknobs.cli.progress import run_job
 from localknobs.cli.question import add_all_knob_flags, add_question_arguments, needed_prompt, opened, question_of
-from localknobs.determinism import DeterminismConfig, Parting, Trial, check_determinism
+from localknobs.cli.remembering import command_line, remember
+from localknobs.determinism import DeterminismConfig, Parting, Trial, Verdict, check_determinism
 from localknobs.errors import BadValue
+from localknobs.knobs import KNOBS, Values
+from localknobs.measured_effects import MeasuredEffect
 
 _TOKENS = 64
 _RUNS = (2, 1000)
@@ -42,6 +45,7 @@ def run(options: Namespace) -> int:
             question_of(options, prompt), sampler.values, options.runs, tokens if tokens > 0 else _TOKENS
         )
         verdict = run_job(check_determinism(engine, config), stopped="")
+        remember(_effects(engine.info.name, sampler.values, verdict))
         if options.json:
             print_json({
                 "model": engine.info.path, "repeats": verdict.repeats, "causes": verdict.causes,
@@ -55,6 +59,24 @@ def run(options: Namespace) -> int:
     for line in verdict.lines[1:]:
         print(wrapped(line, "  ", "- "))
     return 0
+
+
+def _effects(model: str, values: Values, verdict: Verdict) -> list[MeasuredEffect]:
+    """Return how often an answer came again with these settings, for the cards of what is random in them."""
+    tried = {trial.name: trial for trial in verdict.trials}
+    zero, own = tried.get("temperature 0"), tried.get("settings")
+    if zero is None or own is None:
+        return []
+    text = (
+        f"{own.same} of {own.runs} more answers were the same as the first; at temperature 0 {zero.same} of {zero.runs}"
+    )
+    return [
+        MeasuredEffect(
+            lever="decode", settings={"temp": KNOBS["temp"].show(values["temp"])}, model=model, against="temp 0",
+            text=text, numbers={"same": own.same, "runs": own.runs, "same_at_zero": zero.same},
+            command=command_line(),
+        )
+    ]  # fmt: skip
 
 
 def _row(trial: Trial) -> tuple[str, str, str, str, str]:

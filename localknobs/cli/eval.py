@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from localknobs.cli.flags import Parser, add_knob_flags, chosen
 from localknobs.cli.output import note, print_json
 from localknobs.cli.progress import run_job
+from localknobs.cli.remembering import command_line, remember
 from localknobs.errors import BadValue, LocalknobsError, NotFound
 from localknobs.knobs import Value
 from localknobs.library import find_model
@@ -77,6 +77,7 @@ def _counts(text: str) -> tuple[int, ...]:
 def run(options: Namespace) -> int:
     """Measure, and print the report."""
     from localknobs.evaluate.config import AGAINST_PARENT, SUITES, EvalConfig
+    from localknobs.evaluate.effects import effects_of_report
     from localknobs.evaluate.run import evaluate, plan_eval
     from localknobs.evaluate.writing import check_outputs, write_report
     from localknobs.fit.cards import parse_size
@@ -105,10 +106,11 @@ def run(options: Namespace) -> int:
         seed=options.seed,
         restart=options.restart,
         threads=int(common.get("threads", 0)),  # type: ignore[arg-type]
-        command=shlex.join(["localknobs", *sys.argv[1:]]),
+        command=command_line(),
     )
     report = run_job(evaluate(plan_eval(config)), stopped="What was measured is kept: the same command goes on.")
     _keep_on_cards(config, report)
+    remember(effects_of_report(config, report))
     for target in options.output:
         write_report(report, target, vram_bytes=vram_bytes)
         note(f"Written: {target}")

@@ -55,6 +55,7 @@ def run(options: Namespace) -> int:
     """Check, train, and say what came of it."""
     from localknobs.evaluate.stages import shipped_text
     from localknobs.tune.config import TuneConfig
+    from localknobs.tune.effects import effect_of
     from localknobs.tune.examples import SHIPPED, shipped_examples
     from localknobs.tune.finetune import finetune, look_at_data
     from localknobs.tune.plan import plan_finetune
@@ -88,6 +89,7 @@ def run(options: Namespace) -> int:
     for when, found in (("before", result.before), ("after", result.after)):
         values = {name: value for name, value in found.items() if not math.isnan(value)}
         measured.append((plan.config.output, {"kind": "finetune", "settings": when, **values}))
+    remember([effect_of(plan, result, command_line())])
     _show_result(plan, result, options.json)
     return 0
 

@@ -11,7 +11,11 @@ from typing import Any
 from localknobs.cli.flags import default_text
 from localknobs.cli.output import facts, heading, note, print_json, table, wrapped
 from localknobs.errors import UnknownName
-from localknobs.knobs import ALL_KNOBS, LEVERS, Knob, LeverCard, knob
+from localknobs.knobs import ALL_KNOBS, LEVERS, Knob, LeverCard, knob, knob_boxes
+from localknobs.measured_effects import MeasuredEffect, effects_of_knob, effects_of_lever
+
+_MOST_EFFECTS = 6
+"""Measured effects that a card prints; `--json` has all."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -100,19 +104,18 @@ def _short_range(row: Knob) -> str:
 
 
 def _print_knob(row: Knob, as_json: bool) -> None:
+    effects = effects_of_knob(row)
     if as_json:
-        print_json(_record(row))
+        print_json({**_record(row), "measured": [asdict(effect) for effect in effects]})
         return
     default = default_text(row)
     meaning = next((text for value, text in row.special if value == row.default), "")
     lines: list[tuple[str, object]] = [
+        *((question.lower(), answer) for question, answer in knob_boxes(row) if question != "What changes"),
         ("default", f"{default} ({meaning})" if meaning else default),
-        ("range", f"{row.range_text()}{f'; in {row.unit}' if row.unit else ''}"),
-        ("takes effect", _when(row)),
-        ("cost", row.cost),
-        ("how it fails", row.fails),
-        ("off at", "" if row.off is None or not row.is_number else row.show(row.off)),
         ("why this default", row.default_reason),
+        ("range", f"{row.range_text()}{f'; in {row.unit}' if row.unit else ''}"),
+        ("off at", "" if row.off is None or not row.is_number else row.show(row.off)),
         ("flag", ", ".join(row.flags)),
         ("lever", f"{row.lever}, group {row.group}"),
         ("source", row.source),
@@ -120,21 +123,32 @@ def _print_knob(row: Knob, as_json: bool) -> None:
     print(f"{heading(row.name)}  {row.label}" if row.label != row.name else heading(row.name))
     print(wrapped(row.help) + "\n")
     print(facts((label, text) for label, text in lines if text))
+    _print_effects(effects)
 
 
-def _when(row: Knob) -> str:
-    return {
-        "next token": "at the next token, also while an answer is being written",
-        "next answer": "with the next answer",
-        "reload": "when the model is loaded",
-        "new file": "in a new file",
-    }[row.applies]
+def _print_effects(effects: Sequence[MeasuredEffect]) -> None:
+    """Print what a change did here; nothing where nothing was measured."""
+    if not effects:
+        return
+    print(f"\n{heading('Measured here')}")
+    for effect in effects[:_MOST_EFFECTS]:
+        print(
+            wrapped(
+                f"{effect.turned} on {effect.model}, against {effect.against}: {effect.text} ({effect.when[:10]})", "  "
+            )
+        )
+        if effect.command:
+            print(f"    {effect.command}")
+    if len(effects) > _MOST_EFFECTS:
+        print(f"  and {len(effects) - _MOST_EFFECTS} more: --json")
 
 
 def _print_card(card: LeverCard, as_json: bool) -> None:
     rows = [row for row in ALL_KNOBS.values() if row.lever == card.lever]
+    effects = effects_of_lever(card.lever)
     if as_json:
-        print_json({**asdict(card), "knobs": [row.name for row in rows]})
+        measured = [asdict(effect) for effect in effects]
+        print_json({**asdict(card), "knobs": [row.name for row in rows], "measured": measured})
         return
     print(heading(card.title))
     print(wrapped(card.summary))
@@ -146,6 +160,7 @@ def _print_card(card: LeverCard, as_json: bool) -> None:
     if rows:
         print(f"\n{heading('Knobs')}")
         print(wrapped(", ".join(row.name for row in rows), "  "))
+    _print_effects(effects)
 
 
 def _record(row: Knob) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Knobs: one row of data each, read by the flag, the slider, the check, the docs, the presets and the engine.
 
-The record and the look-ups are here, the rows in `sampling.py` and `loading.py`, the five lever
-cards in `levers.py`. Standard library only; nothing here knows llama.cpp or a screen.
+The record and the look-ups are here, the rows in a file for each subject, the five lever cards in
+`levers.py`, what a knob's card says in `boxes.py`. Standard library only; nothing here knows llama.cpp or a screen.
 """
 
 from __future__ import annotations
 
+from localknobs.knobs.boxes import knob_boxes
 from localknobs.knobs.levers import LEVERS, LeverCard
 from localknobs.knobs.record import Applies, Kind, Knob, Lever, Value, Values
 from localknobs.knobs.table import (
@@ -36,6 +37,7 @@ __all__ = [
     "defaults",
     "flag_words",
     "knob",
+    "knob_boxes",
     "knobs_of",
     "parse_value",
 ]

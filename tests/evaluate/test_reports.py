@@ -154,3 +154,30 @@ def test_a_parent_named_twice_is_measured_once(capsys):
     assert again["perplexity"]["value"] == parent["perplexity"]["value"]
     assert again["divergence"]["mean"]["value"] == 0
     assert again["tasks"][0]["share"] == parent["tasks"][0]["share"]
+
+
+def test_what_a_change_did_stands_on_the_card_of_its_knob(home, capsys):
+    changed = "built-in -ctk q4_0 -ctv q4_0"
+    assert run(["eval", changed, "--base", "built-in", "--chunk", "64", "--chunks", "3", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert run(["knobs", "cache_type_k", "--json"]) == 0
+    (effect,) = json.loads(capsys.readouterr().out)["measured"]
+    assert effect["settings"] == {"cache_type_k": "q4_0", "cache_type_v": "q4_0"}
+    assert (effect["lever"], effect["model"], effect["against"]) == ("context", "built-in", "built-in")
+    assert effect["numbers"]["kld_mean"] == report["models"][1]["divergence"]["mean"]["value"] > 0
+    assert effect["command"] == report["command"]
+    assert run(["knobs", "cache_type_k"]) == 0
+    assert "Measured here" in capsys.readouterr().out
+    assert run(["knobs", "temp"]) == 0
+    assert "Measured here" not in capsys.readouterr().out
+
+
+def test_a_file_of_another_type_is_an_effect_of_its_lever(home, tmp_path, capsys):
+    smaller = tmp_path / "smaller.gguf"
+    assert run(["quantize", "built-in", "Q8_0", "-o", str(smaller)]) == 0
+    assert run(["eval", str(smaller), "--base", "built-in", "--chunk", "64", "--chunks", "3"]) == 0
+    capsys.readouterr()
+    assert run(["knobs", "quantize", "--json"]) == 0
+    (effect,) = json.loads(capsys.readouterr().out)["measured"]
+    assert effect["settings"] == {"type": "Q8_0"} and effect["model"] == "smaller"
+    assert effect["numbers"]["size_bytes"] < effect["numbers"]["size_bytes_before"]

@@ -134,3 +134,25 @@ def test_models(snap_compare, scripted, monkeypatch, size):
         await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_cards(snap_compare, scripted, size):
+    async def before(pilot: Any) -> None:
+        from localknobs.measured_effects import MeasuredEffect, remember_effects
+
+        remember_effects([
+            MeasuredEffect(
+                lever="context", settings={"cache_type_k": "q4_0", "cache_type_v": "q4_0"}, model="some-8B",
+                against="some-8B", text="memory 5.1 GiB instead of 6.0 GiB; mean KL divergence 0.041 ± 0.002",
+                command="localknobs eval 'some-8B -ctk q4_0 -ctv q4_0' --base some-8B",
+                when="2026-01-02T03:04:05+00:00",
+            )
+        ])  # fmt: skip
+        await until(pilot, lambda: pilot.app.screen.query("#knob-temp"))
+        pilot.app.screen.query_one("#knob-cache_type_k").focus()
+        await pilot.press("f10")
+        await until(pilot, lambda: pilot.app.screen.query("CardsScreen Markdown MarkdownHeader, Markdown MarkdownH3"))
+        await pilot.pause()
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)

@@ -50,7 +50,7 @@ ACTIONS: tuple[Action, ...] = (
         "f6", "context", "Context", "how far the model sees, by what means, at what price", in_footer=False, first=True
     ),
     Action("f5", "system", "System prompt", "set the system prompt", in_footer=False),
-    Action("f10", "levers", "Levers", "read about the five levers", in_footer=False),
+    Action("f10", "levers", "Cards", "every lever and knob: what it does, costs, and did here", in_footer=False),
     Action("f8", "presets", "Presets", "choose a preset", in_footer=False),
     Action("f9", "save_preset", "Save preset", "save the knobs as a preset of your own", in_footer=False),
     Action("ctrl+s", "save_text", "Save text", "write the conversation as Markdown into a file", in_footer=False),

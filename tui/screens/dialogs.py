@@ -11,7 +11,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.library import BUILT_IN, find_model, list_models
 from localknobs.presets import check_preset_name, delete_preset, presets
-from localknobs.tui.cards import keys_help, knob_card, lever_cards
+from localknobs.tui.cards import keys_help, knob_card
 from localknobs.tui.places import PLACES
 from localknobs.tui.screens.answering import after_the_answer
 from localknobs.tui.screens.info import Info
@@ -20,7 +20,7 @@ from localknobs.tui.screens.model_loading import ModelScreen
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.screens.wish import Wish
-from localknobs.tui.widgets.knob_panel import PresetRow
+from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.message_view import MessageView
 from localknobs.units import size_text
@@ -316,5 +316,15 @@ class Dialogs(ModelScreen):
         raise NotImplementedError
 
     def action_levers(self) -> None:
-        """Show the five levers."""
-        self.app.push_screen(Info("The five levers", lever_cards()))
+        """Show the cards of levers and knobs, beginning with that of the focused knob."""
+        from localknobs.tui.screens.cards import CardsScreen
+
+        first = self.focused.row.name if isinstance(self.focused, KnobRow) else ""
+        self.app.push_screen(CardsScreen({**self.sampler.values, **self.load_values}, first), self._turn)
+
+    def _turn(self, name: str | None) -> None:
+        """Go to a knob in the panel."""
+        if name and self.query(KnobPanel):
+            self.set_class(True, "-knobs")
+            self.set_class(False, "-no-knobs")
+            self.call_after_refresh(lambda: self.query_one(f"#knob-{name}", KnobRow).focus())
