@@ -114,7 +114,8 @@ def _rank(value: Any) -> tuple[int, float, str]:
 
 
 def _speed_effect(row: Knob, before: MeasuredSpeed, now: MeasuredSpeed) -> MeasuredEffect | None:
-    parts, numbers = [], {}
+    parts: list[str] = []
+    numbers: dict[str, float] = {}
     for verb, key in (("reads", "prompt_tokens_per_s"), ("writes", "generation_tokens_per_s")):
         then, after = getattr(before, key), getattr(now, key)
         if then and after:
