@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from localknobs.cli.flags import Parser, add_knob_flags, chosen
-from localknobs.cli.output import note, print_json
+from localknobs.cli.output import note, print_json, table
 from localknobs.cli.progress import run_job
 from localknobs.cli.remembering import command_line, remember
 from localknobs.errors import BadValue, LocalknobsError, NotFound
 from localknobs.knobs import Value
 from localknobs.library import find_model
+from localknobs.units import time_text
 
 if TYPE_CHECKING:
     from localknobs.evaluate.config import EvalConfig, Variant
@@ -43,6 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--vram", metavar="SIZE", default="", help="memory of the card, such as 12G: a line in the picture")
     add("--minutes", metavar="M", type=float, default=0.0, help="time to measure; the sample is chosen to fit")
     add("--seed", metavar="N", type=int, default=1, help="of every choice; default 1")
+    add("--dry-run", action="store_true", help="only check what is asked for, and say what each suite would take")
     add("--restart", action="store_true", help="measure anew what was measured before")
     add("--json", action="store_true", help="print a JSON object")
     text = parser.add_argument_group("ppl, kld, position")
@@ -78,6 +80,7 @@ def run(options: Namespace) -> int:
     """Measure, and print the report."""
     from localknobs.evaluate.config import AGAINST_PARENT, SUITES, EvalConfig
     from localknobs.evaluate.effects import effects_of_report
+    from localknobs.evaluate.kept_reports import keep_report
     from localknobs.evaluate.run import evaluate, plan_eval
     from localknobs.evaluate.writing import check_outputs, write_report
     from localknobs.fit.cards import parse_size
@@ -108,18 +111,46 @@ def run(options: Namespace) -> int:
         threads=int(common.get("threads", 0)),  # type: ignore[arg-type]
         command=command_line(),
     )
+    if options.dry_run:
+        return _say_price(config, options.json)
     report = run_job(evaluate(plan_eval(config)), stopped="What was measured is kept: the same command goes on.")
     _keep_on_cards(config, report)
     remember(effects_of_report(config, report))
+    kept = ""
+    try:
+        kept = keep_report(report)
+    except LocalknobsError as error:
+        note(str(error))
     for target in options.output:
         write_report(report, target, vram_bytes=vram_bytes)
         note(f"Written: {target}")
     if options.json:
-        print_json(report.as_mapping())
+        print_json({**report.as_mapping(), "kept": kept})
     else:
         from localknobs.cli.report import print_report
 
         print_report(report, vram_bytes=vram_bytes)
+        if kept:
+            note(f"Kept, to be read again: localknobs reports {kept}")
+    return 0
+
+
+def _say_price(config: EvalConfig, as_json: bool) -> int:
+    """Print what the measurement would take."""
+    from localknobs.evaluate.price import price_of
+
+    price = price_of(config)
+    if as_json:
+        print_json(price.as_mapping())
+        return 0
+    chosen = [one for one in price.suites if one.chosen]
+    times = ["not known yet" if one.seconds is None else f"about {time_text(max(1, one.seconds))}" for one in chosen]
+    rows = [(one.suite, one.amount, time) for one, time in zip(chosen, times, strict=True)]
+    print(table(("SUITE", "OF ALL MODELS TOGETHER", "TIME"), rows))
+    if price.seconds is not None:
+        print(f"\nIn all about {time_text(max(1, price.seconds))} on this machine.")
+    for text in price.notes:
+        note(text)
     return 0
 
 

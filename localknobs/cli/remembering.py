@@ -11,8 +11,8 @@ from localknobs.measured_effects import MeasuredEffect, remember_effects
 
 
 def command_line() -> str:
-    """Return the command line of this run, as it would be typed again."""
-    return shlex.join(["localknobs", *sys.argv[1:]])
+    """Return the command line that does the same for people to read: a screen asks for JSON, or for a plan first."""
+    return shlex.join(["localknobs", *(word for word in sys.argv[1:] if word not in ("--json", "--dry-run"))])
 
 
 def remember(effects: Iterable[MeasuredEffect | None]) -> None:

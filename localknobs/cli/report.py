@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from localknobs.cli.chart import drawn
 from localknobs.cli.output import heading, table, wrapped
+from localknobs.evaluate.chart_text import drawn
 from localknobs.evaluate.pareto import chart_of
 from localknobs.evaluate.results import Report
 from localknobs.evaluate.tables import tables_of

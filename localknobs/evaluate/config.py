@@ -17,6 +17,7 @@ SUITES = {
     "position": "perplexity by place in the context",
     "speed": "tokens a second on this machine",
 }
+"""Every suite and what it measures, in the order of a report."""
 SHIPPED = {
     "arithmetic": "sums that a person does in the head",
     "format": "answers of a form that the question sets",
@@ -32,7 +33,11 @@ TIME_SHARES = {
     "text": 3.0, "tasks": 3.0, "general text": 1.0, "general tasks": 1.0, "needle": 2.0, "position": 2.0, "speed": 1.0,
 }  # fmt: skip
 """How the time of `minutes` is shared out among the stages that are asked for."""
-"""Every suite and what it measures, in the order of a report."""
+STAGES_OF = {
+    "ppl": ("text",), "kld": ("text",), "tasks": ("tasks",), "forgetting": ("general text", "general tasks"),
+    "needle": ("needle",), "position": ("position",), "speed": ("speed",),
+}  # fmt: skip
+"""The stages that each suite takes its numbers from; two suites may share one."""
 DEFAULT_CHUNK = 512
 LEAST_CHUNK, MOST_CHUNK = 16, 65_536
 LEAST_CHUNKS = 2

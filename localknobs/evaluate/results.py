@@ -215,6 +215,23 @@ class ModelResult:
 
 
 @dataclass(frozen=True, slots=True)
+class StageTime:
+    """How long a stage took, for estimates of the next run.
+
+    Args:
+        stage: A key of `TIME_SHARES`.
+        units: Work that was done, of all models together: tokens, questions or rounds, see `price.py`.
+        parameters: Weights of a model, on average.
+        seconds: Loading included.
+    """
+
+    stage: str
+    units: float
+    parameters: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything that was measured in one run.
 
@@ -232,6 +249,8 @@ class Report:
         position_text: The same, in the long chunks of the suite `position`.
         general_text: The text of the suite `forgetting`.
         notes: What the reader should know.
+        processor: Its name; speeds are of this machine.
+        times: How long each stage took.
     """
 
     command: str
@@ -247,6 +266,8 @@ class Report:
     position_text: TextUsed | None = None
     general_text: TextUsed | None = None
     notes: tuple[str, ...] = field(default=())
+    processor: str = ""
+    times: tuple[StageTime, ...] = ()
 
     def as_mapping(self) -> dict[str, Any]:
         """Return it as plain data, for JSON; what is no number becomes null."""

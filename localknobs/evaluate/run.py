@@ -33,7 +33,7 @@ from localknobs.fit.machine import other_machine, this_machine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
 from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
-from localknobs.hardware import available_memory_bytes, physical_cores
+from localknobs.hardware import available_memory_bytes, physical_cores, processor_name
 from localknobs.jobs import Job, Noted, Started
 
 BUILT_IN_NAME = "localknobs built-in"
@@ -209,7 +209,7 @@ def evaluate(plan: EvalPlan) -> Job[Report]:
         text=found.text.used if found.text else None,
         position_text=found.position.used if found.position else None,
         general_text=found.general.used if found.general else None,
-        notes=plan.notes,
+        notes=plan.notes, processor=processor_name(), times=tuple(found.times),
     )  # fmt: skip
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from localknobs.engine import probe
 from localknobs.errors import EngineDied
 from localknobs.evaluate.config import TIME_SHARES, Variant
+from localknobs.evaluate.results import StageTime
 from localknobs.evaluate.session import Clock, Session
 from localknobs.evaluate.store import file_mark
 from localknobs.evaluate.tasks import Item
@@ -50,6 +52,7 @@ class Found:
     general_tasks: UnitRecords = field(default_factory=dict)
     needles: UnitRecords = field(default_factory=dict)
     speeds: dict[int, list[dict[str, float]]] = field(default_factory=dict)
+    times: list[StageTime] = field(default_factory=list)
 
 
 class Stages:
@@ -79,12 +82,24 @@ class Stages:
             "position": (self._read_long, "position" in wanted),
             "speed": (self._time, "speed" in wanted),
         }
-        asked = [(TIME_SHARES[name], stage) for name, (stage, is_asked) in stages.items() if is_asked]
+        asked = [(name, stage) for name, (stage, is_asked) in stages.items() if is_asked]
         found = Found()
-        for at, (share, stage) in enumerate(asked):
-            self._clock.begin_stage(share, sum(later for later, _ in asked[at:]))
-            yield from stage(found)
+        for at, (name, stage) in enumerate(asked):
+            self._clock.begin_stage(TIME_SHARES[name], sum(TIME_SHARES[later] for later, _ in asked[at:]))
+            yield from self._timed_stage(name, stage(found), found)
         return found
+
+    def _timed_stage(self, name: str, stage: Job[None], found: Found) -> Job[None]:
+        """Run a stage, and note how long its work took: what was kept from before is not counted."""
+        began, done = monotonic(), 0
+        for event in stage:
+            done += event.amount if isinstance(event, Advanced) else 0
+            yield event
+        if done:
+            cells = self._plan.needle_cells if name == "needle" else []
+            each = sum(cell["length"] for cell in cells) / len(cells) if cells else 1.0
+            sizes = [header.parameters for header in self._plan.headers.values()]
+            found.times.append(StageTime(name, done * each, sum(sizes) / len(sizes), monotonic() - began))
 
     def _read(self, reading: TextPass) -> Job[Readings]:
         plan = self._plan

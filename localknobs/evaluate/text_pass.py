@@ -134,6 +134,19 @@ def read_pass(
     )  # fmt: skip
 
 
+def check_length(label: str, tokens: int, size: int, least: int) -> None:
+    """Refuse a text that makes too few chunks.
+
+    Raises:
+        BadValue: it says how many tokens it takes.
+    """
+    if tokens < least * size:
+        raise BadValue(
+            f"The text has {tokens:,} tokens for {label}, and it takes {least * size:,}: {least} of {size:,}",
+            "Give more text (--text), or smaller chunks (--chunk).",
+        )
+
+
 class _Plan:
     """Goes through the chunks with groups of models that are open together."""
 
@@ -239,12 +252,7 @@ class _Plan:
         for answer in session.ask({"do": "tokens", "text": str(self._reading.file)}):
             label = labels[answer["model"]]
             whole = answer["tokens"] // size
-            if whole < (least := self._reading.least):
-                raise BadValue(
-                    f"The text has {answer['tokens']:,} tokens for {label}, and it takes {least * size:,}: "
-                    f"{least} of {size:,}",
-                    "Give more text (--text), or smaller chunks (--chunk).",
-                )
+            check_length(label, answer["tokens"], size, self._reading.least)
             if not self._token_digest:
                 self._token_digest, self.tokens, self.whole = answer["digest"], answer["tokens"], whole
                 self._allowed = self._chosen(whole)

@@ -31,6 +31,11 @@ def quant_in(path: str) -> str:
     return ""
 
 
+def without_quant(name: str) -> str:
+    """Return a file's name without its ending, the number of its shard, and what it says of its quantization."""
+    return _LABEL.sub("", without_suffix(name)).strip(" .-_")
+
+
 def is_projector(name: str) -> bool:
     """Say whether a file name tells of an image projector."""
     return _PROJECTOR.search(name) is not None
