@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -72,7 +72,7 @@ def keep_report(report: Report) -> str:
     return name
 
 
-def _names(day: str) -> Any:
+def _names(day: str) -> Iterator[str]:
     yield day
     yield from (f"{day}-{number}" for number in range(2, 10_000))
 

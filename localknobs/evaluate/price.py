@@ -7,7 +7,7 @@ Where neither has anything of a like model, there is no time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -89,7 +89,8 @@ def price_of(config: EvalConfig) -> Price:
     plan = plan_eval(config)
     works = {suite: _stages(plan_eval(replace(config, suites=(suite,)))) for suite in config.suites}
     past = _past()
-    prices, known = [], {}
+    prices: list[SuitePrice] = []
+    known: dict[str, float | None] = {}
     for suite in SUITES:
         chosen = suite in config.suites
         if suite in AGAINST_PARENT and config.base is None:
@@ -176,6 +177,7 @@ def _seconds(stage: str, units: int, plan: EvalPlan, past: Sequence[StageTime]) 
     return units * parameters * cost if distance <= math.log(ALIKE) else None
 
 
-def _sum(seconds: Any) -> float | None:
+def _sum(seconds: Iterable[float | None]) -> float | None:
     found = list(seconds)
-    return None if not found or None in found else sum(found)
+    known = [one for one in found if one is not None]
+    return sum(known) if known and len(known) == len(found) else None
