@@ -38,9 +38,15 @@ def bindings(actions: Iterable[Action], *, priority: bool = False) -> list[Bindi
         priority: Whether the keys act before those of the focused widget.
     """
     return [
-        Binding(row.key, row.name, row.label, show=row.in_footer, tooltip=row.help, priority=priority or row.first)
+        Binding(
+            row.key, row.name, row.label, show=row.in_footer, tooltip=row.help, priority=priority or _comes_first(row)
+        )
         for row in actions
     ]
+
+
+def _comes_first(row: Action) -> bool:
+    return row.first or row.key.startswith("alt+")  # a text box takes Alt and a letter for the letter
 
 
 def key_help(screen: Screen[Any], actions: Iterable[Action]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from textual.app import App, SystemCommand
+from textual.reactive import reactive
 from textual.screen import Screen
 
 from localknobs import preferences
@@ -15,6 +16,8 @@ from localknobs.tui.actions import palette_commands
 from localknobs.tui.child_job import JobEnded, JobTold
 from localknobs.tui.downloads import DownloadEnded, Downloads
 from localknobs.tui.screens.chat import ChatScreen
+from localknobs.tui.screens.picker import Choice, Picker
+from localknobs.tui.work_text import summary_text
 from localknobs.tui.works import Work, Works
 
 
@@ -23,17 +26,22 @@ class LocalknobsApp(App[None]):
 
     Args:
         model: Name or path of the model to begin with; None for the built-in one.
+
+    Attributes:
+        busy: What long work runs, on one line; empty when none does.
     """
 
     TITLE = "localknobs"
     ENABLE_COMMAND_PALETTE = True
     CSS_PATH = "screens/chat.tcss"  # a default screen's own CSS_PATH is not read
+    busy: reactive[str] = reactive("")
 
     def __init__(self, model: str | None = None) -> None:
         super().__init__()
         self._model = model
         self.downloads = Downloads(self.post_message)
         self.works = Works(self.post_message)
+        self.works.listen(lambda _work, _event: self._show_busy())
         theme = preferences.read().get("theme")
         if isinstance(theme, str) and theme in self.available_themes:
             self.theme = theme
@@ -49,16 +57,38 @@ class LocalknobsApp(App[None]):
 
     def on_job_told(self, message: JobTold) -> None:
         """A download or other work goes on."""
-        if not self.downloads.hear(message):
+        if self.downloads.hear(message):
+            self._show_busy()
+        else:
             self.works.hear(message)
 
     def on_job_ended(self, message: JobEnded) -> None:
         """A download or other work is over; that of another screen than the one shown is said."""
         if self.downloads.end(message):
+            self._show_busy()
             return
         work = self.works.end(message)
         if work and getattr(self.screen, "WORK", None) != work.kind:
             self._say_end(work)
+
+    def _show_busy(self) -> None:
+        self.busy = summary_text(self.works.items, self.downloads.items)
+
+    async def action_quit(self) -> None:
+        """Leave; while work runs, ask first."""
+        if isinstance(self.screen, Leaving):
+            return
+        running = [one.title for one in self.works.items if one.active]
+        fetching = [one.title for one in self.downloads.items if one.state in ("running", "waiting")]
+        if not running and not fetching:
+            self.exit()
+            return
+
+        def chosen(choice: str | None) -> None:
+            if choice == "leave":
+                self.exit()
+
+        self.push_screen(Leaving(running, fetching), chosen)
 
     def _say_end(self, work: Work) -> None:
         if work.state == "done":
@@ -90,6 +120,21 @@ class LocalknobsApp(App[None]):
                 preferences.write(theme=theme)
             except LocalknobsError as error:
                 self.notify(str(error), severity="warning")
+
+
+class Leaving(Picker):
+    """Asks whether to leave while work runs.
+
+    Args:
+        running: Titles of the work that would be stopped.
+        fetching: Titles of the downloads that would be paused.
+    """
+
+    def __init__(self, running: list[str], fetching: list[str]) -> None:
+        stops = f"Leaving stops: {', '.join(running)}. Nothing half is left." if running else ""
+        pauses = f"Leaving pauses: {', '.join(fetching)}. What was fetched is kept." if fetching else ""
+        choices = [Choice("stay", "Stay"), Choice("leave", "Leave", "and stop the work")]
+        super().__init__("Work is still running", choices, note="\n".join(filter(None, (stops, pauses))))
 
 
 def run(model: str | None = None) -> int:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 from textual.message import Message
@@ -52,6 +53,31 @@ class Download:
     notes: list[str] = field(default_factory=list)
     removed: bool = False
     _rate: Rate = field(default_factory=Rate)
+    _spent_s: float = 0.0
+    _since: float | None = None
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The words after `localknobs` that fetch it."""
+        return ("pull", self.spec, "--revision", self.revision, "--json", "-y")
+
+    @property
+    def share(self) -> float:
+        """How much of it is here, 0 to 1."""
+        return self.done_bytes / self.total_bytes if self.total_bytes else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long it was being fetched, pauses left out."""
+        return self._spent_s + (monotonic() - self._since if self._since is not None else 0.0)
+
+    def begin(self, job: ChildJob) -> None:
+        """Its process runs from now on."""
+        self.job, self._since = job, monotonic()
+
+    def halt(self) -> None:
+        """Its process is over."""
+        self._spent_s, self._since, self.job = self.seconds, None, None
 
     @property
     def rate(self) -> float:
@@ -149,7 +175,7 @@ class Downloads:
         return False
 
     def _ended(self, download: Download, message: JobEnded) -> None:
-        download.job = None
+        download.halt()
         if download.state == "running":
             download.state = "done" if message.code == 0 else "failed"
             if message.code == 0:
@@ -167,6 +193,5 @@ class Downloads:
         for download in self.items:
             if download.state == "waiting":
                 download.state, download.stage = "running", "connecting"
-                words = ["pull", download.spec, "--revision", download.revision, "--json", "-y"]
-                download.job = ChildJob(words, self._post)
+                download.begin(ChildJob(download.arguments, self._post))
                 return

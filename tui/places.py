@@ -13,18 +13,21 @@ class Place(NamedTuple):
         name: What it is called everywhere.
         key: Its own key, as the footer writes it; empty when it has none.
         help: What one does there.
+        works: Verbs of the long work that it starts and shows.
     """
 
     action: str
     name: str
     key: str
     help: str
+    works: tuple[str, ...] = ()
 
 
 PLACES: tuple[Place, ...] = (
     Place("models", "Models", "F3", "what is on this machine, and what it would take"),
-    Place("get", "Get models", "F12", "search the hub, see what fits, fetch it"),
-    Place("forge", "Forge", "^g", "merge adapters, convert checkpoints, quantize"),
-    Place("context", "Context", "F6", "how far the model sees, by what means, at what price"),
+    Place("get", "Get models", "F12", "search the hub, see what fits, fetch it", ("pull",)),
+    Place("forge", "Forge", "^g", "merge adapters, convert checkpoints, quantize", ("quantize",)),
+    Place("context", "Context", "F6", "how far the model sees, by what means, at what price", ("context",)),
     Place("levers", "Cards", "F10", "every lever and knob: what it does, costs, and did here"),
+    Place("jobs", "Jobs", "Alt+J", "what runs and what ran: how far, what it made, stop it"),
 )

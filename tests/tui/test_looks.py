@@ -11,11 +11,14 @@ from scripted_engine import arrived, finished, until
 from textual.message import Message
 from textual.widgets import Static
 
+from localknobs import jobs
 from localknobs.engine import SamplerChanged, TokensScored
 from localknobs.fit.bill import Bill, DeviceBill
 from localknobs.knobs import Value
 from localknobs.library import Listing, ModelEntry
+from localknobs.tui import works
 from localknobs.tui.app import LocalknobsApp
+from localknobs.tui.downloads import Download
 from localknobs.tui.pricing import Advised, Priced
 from localknobs.tui.screens import models
 from localknobs.tui.widgets import memory_bill
@@ -153,6 +156,34 @@ def test_cards(snap_compare, scripted, size):
         pilot.app.screen.query_one("#knob-cache_type_k").focus()
         await pilot.press("f10")
         await until(pilot, lambda: pilot.app.screen.query("CardsScreen Markdown MarkdownHeader, Markdown MarkdownH3"))
+        await pilot.pause()
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_jobs(snap_compare, scripted, monkeypatch, size):
+    clock = [1000.0]
+    monkeypatch.setattr(works, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(jobs, "monotonic", lambda: clock[0])
+    words = ("quantize", "qwen3-4b-F16.gguf", "Q4_K_M", "--json", "-o", "/m/")
+    running = works.Work("quantize", "qwen3-4b-Q4_K_M.gguf", words, began_monotonic=1000.0)
+    running.hear(jobs.Started("quantizing", 8 * GIB, "bytes"))
+    clock[0] += 16
+    running.hear(jobs.Advanced(3 * GIB))
+    running.hear(jobs.Noted("blk.0.attn_k.weight has rows of 80 values: it gets Q5_0 instead of Q4_K."))
+    done = works.Work("context", "built-in-4096.gguf", ("context", "built-in", "-o", "x"), state="done", took_s=3.0)
+    done.hear(jobs.Wrote(Path("/m/built-in-4096.gguf")))
+    failed = works.Work("eval", "measuring llama3:8b", ("eval", "llama3:8b"), state="failed", took_s=61.0)
+    failed.error = "The disk is full."
+    fetched = Download("org/Some-GGUF Q8_0", "org/Some-GGUF/f.gguf", "c", 4 * GIB, "paused", GIB)
+
+    async def before(pilot: Any) -> None:
+        await until(pilot, lambda: pilot.app.screen.bridge.ready)
+        pilot.app.works.items += [running, done, failed]
+        pilot.app.downloads._all.append(fetched)
+        await pilot.press("alt+j")
+        await until(pilot, lambda: "Q5_0 instead" in str(pilot.app.screen.query_one("#about", Static).render()))
         await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)

@@ -106,3 +106,9 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def test_alt_and_a_letter_is_a_key_and_no_letter_in_the_message_box(terminal):
+    terminal.wait_for("Write a message")
+    terminal.type("\x1bj")
+    terminal.wait_for("Nothing runs")

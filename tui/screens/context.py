@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -22,18 +22,23 @@ from localknobs.engine.target_length import BY_HAND, TARGET, WAY, TargetLength, 
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import Header
 from localknobs.hardware import available_memory_bytes
+from localknobs.jobs import JobEvent
 from localknobs.knobs import KNOBS, Value, defaults, flag_words, knobs_of
 from localknobs.paths import models_folder
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
 from localknobs.tui.cards import keys_help, knob_card
-from localknobs.tui.child_job import ChildJob, JobEnded, JobTold
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.knob_editing import edit_knob
 from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.memory_bill import MemoryBill
 from localknobs.tui.widgets.plot import Line, Picture, Plot
+from localknobs.tui.work_text import progress_text
+from localknobs.tui.works import Work, Works
+
+if TYPE_CHECKING:
+    from localknobs.tui.app import LocalknobsApp
 
 BY_ROPE: tuple[str, ...] = ("rope_scaling", "rope_scale", "rope_freq_base", "yarn_orig_ctx")
 CACHE: tuple[str, ...] = ("cache_type_k", "cache_type_v", "flash_attn")
@@ -94,13 +99,15 @@ class ContextScreen(Screen[ContextChosen | None]):
             "p", "picture", "Picture", "rotations by pair or by position; both where there is room", in_footer=False
         ),
         Action("d", "standard", "Model's own", "back to what the file says by itself", in_footer=False),
-        Action("escape", "back", "Back", "stop writing, or go back and change nothing"),
+        Action("x", "stop", "Stop", "stop writing; nothing half is left"),
+        Action("escape", "back", "Back", "go back and change nothing; a file that is being written is written on"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings(ACTIONS),
         Binding("down,j", "neighbour(1)", show=False),
         Binding("up,k", "neighbour(-1)", show=False),
     ]
+    WORK: ClassVar[str] = "context"
 
     def __init__(self, header: Header, values: Mapping[str, Value]) -> None:
         super().__init__()
@@ -113,8 +120,7 @@ class ContextScreen(Screen[ContextChosen | None]):
         self._unreachable: LocalknobsError | None = None  # why there is no way to the length
         self._refusal: LocalknobsError | None = None  # that, or why the model cannot be loaded so
         self._pair: int | None = None
-        self._writing: ChildJob | None = None
-        self._written: Path | None = None
+        self._end_listening: Callable[[], None] = lambda: None
 
     def compose(self) -> ComposeResult:
         """Lay out knobs and memory on the left, words and pictures on the right."""
@@ -140,14 +146,14 @@ class ContextScreen(Screen[ContextChosen | None]):
     def on_mount(self) -> None:
         """Show how things are."""
         self.query(KnobRow).first().focus()
-        self._say("#progress", "")
+        self._end_listening = self._works.listen(self._heard)
+        self._show_work()
         self._propose(self._length, take=False)
         self._show()
 
     def on_unmount(self) -> None:
-        """End what still runs."""
-        if self._writing:
-            self._writing.stop()
+        """Listen no more; a file that is being written is written on."""
+        self._end_listening()
 
     # ---- the settings -------------------------------------------------------------------------
 
@@ -303,7 +309,8 @@ class ContextScreen(Screen[ContextChosen | None]):
 
     def action_write(self) -> None:
         """Ask where to, then write a file with these keys."""
-        if self._writing:
+        if self._work and self._work.active:
+            self.notify("A file is being written already: x stops that.", severity="warning")
             return
         if self._refusal:
             self.notify(str(self._refusal), severity="error", timeout=8)
@@ -323,26 +330,38 @@ class ContextScreen(Screen[ContextChosen | None]):
             if self.values[row.name] != standard[row.name] and row.name not in CACHE
         }
         arguments = ["context", str(self._header.path), *flag_words(changed), "-o", str(output), "--json"]
-        self._writing, self._written = ChildJob(arguments, self.post_message), None
-        self._say("#progress", "writing … Esc stops; nothing half is left.")
+        self._works.start(self.WORK, output.name, arguments)
 
-    def on_job_told(self, message: JobTold) -> None:
-        """A file is being written; it takes no time worth a bar where the disk can share the weights."""
-        message.stop()
+    @property
+    def _works(self) -> Works:
+        return cast("LocalknobsApp", self.app).works
 
-    def on_job_ended(self, event: JobEnded) -> None:
-        """Say what came of it."""
-        event.stop()
-        if event.job is not self._writing:
-            return
-        self._writing = None
-        if event.code == 0:
-            written = json.loads(event.output)["written"]
-            self._written = Path(written["path"])
-            how = "weights shared with the source on disk" if written["cloned"] else "weights copied"
+    @property
+    def _work(self) -> Work | None:
+        """What is being written of this model, or was last."""
+        of_this = ("context", str(self._header.path))
+        return next((one for one in self._works.items if one.arguments[:2] == of_this), None)
+
+    @property
+    def _written(self) -> Path | None:
+        work = self._work
+        return work.wrote[0] if work and work.state == "done" and work.wrote else None
+
+    def _heard(self, work: Work, _event: JobEvent | None) -> None:
+        if work.kind == self.WORK:
+            self._show_work()
+
+    def _show_work(self) -> None:
+        """Say how far the file is, or what came of it."""
+        work, text = self._work, ""
+        if work and work.active:
+            text = f"{progress_text(work)}\nx stops; nothing half is left. Esc leaves, and the file is written on."
+        elif work and work.state == "done":
+            cloned = json.loads(work.output)["written"]["cloned"]
+            how = "weights shared with the source on disk" if cloned else "weights copied"
             text = f"Written to {self._written} ({how}). Ctrl+T chats with it."
-        else:
-            text = event.error or "Stopped. Nothing was written."
+        elif work:
+            text = "Stopped. Nothing was written." if work.state == "stopped" else work.error
         self._say("#progress", text)
         self.refresh_bindings()
 
@@ -353,15 +372,19 @@ class ContextScreen(Screen[ContextChosen | None]):
             self.dismiss(ContextChosen({**self.values, **own}, str(self._written)))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the written file once there is one."""
+        """Offer the written file once there is one, and a stop while one is written."""
+        if action == "stop":
+            return bool(self._work and self._work.active)
         return self._written is not None if action == "chat" else True
 
+    def action_stop(self) -> None:
+        """Stop writing."""
+        if self._work:
+            self._works.stop(self._work)
+
     def action_back(self) -> None:
-        """Stop writing, or go back and change nothing."""
-        if self._writing:
-            self._writing.stop()
-        else:
-            self.dismiss(None)
+        """Go back and change nothing."""
+        self.dismiss(None)
 
     def action_help(self) -> None:
         """Show the card of the focused knob, or every key."""

@@ -51,17 +51,25 @@ class Dialogs(ModelScreen):
             self.use_model(wish.model)
         elif wish and wish.what == "forge":
             self._open_forge(wish.model)
+        elif wish and wish.what == "go":
+            self._go(wish.model)
         elif wish:
             self.action_get()
 
     def action_go(self) -> None:
         """Choose a screen to go to."""
-        choices = [Choice(row.action, f"{row.name:<12}", f"{row.key:<4} {row.help}") for row in PLACES]
+        choices = [Choice(row.action, f"{row.name:<12}", f"{row.key:<6} {row.help}") for row in PLACES]
         self.app.push_screen(Picker("Go to", choices, note="Type the first letters of a name."), self._go)
 
     def _go(self, action: str | None) -> None:
         if action:
             self.call_later(self.run_action, action)
+
+    def action_jobs(self) -> None:
+        """Show all long work and all downloads."""
+        from localknobs.tui.screens.jobs import JobsScreen
+
+        self.app.push_screen(JobsScreen(), self._wished)
 
     def action_get(self) -> None:
         """Search the hub and fetch models."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from time import monotonic
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
@@ -16,13 +16,18 @@ from textual.widgets import Footer, Input, SelectionList, Static
 from textual.widgets.selection_list import Selection
 
 from localknobs.hardware import free_disk_bytes
-from localknobs.jobs import Advanced, Noted, Started
+from localknobs.jobs import JobEvent, Noted
 from localknobs.library import BUILT_IN
 from localknobs.paths import models_folder
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings
-from localknobs.tui.child_job import ChildJob, JobEnded, JobTold
+from localknobs.tui.child_job import ChildJob, JobEnded
+from localknobs.tui.work_text import progress_text
+from localknobs.tui.works import Work, Works
 from localknobs.units import size_text, time_text
+
+if TYPE_CHECKING:
+    from localknobs.tui.app import LocalknobsApp
 
 TYPES: tuple[tuple[str, str], ...] = (
     ("Q8_0", "nearly the original; 8.5 bits"),
@@ -40,7 +45,7 @@ PLAN_PAUSE_S = 0.6
 
 
 class ForgeScreen(Screen[str | None]):
-    """Returns the file to chat with, or None.
+    """Returns the file to chat with, or None. What it makes is made whether it is shown or not.
 
     Args:
         source: What to begin with: a path, a name of the library, or `built-in`.
@@ -65,22 +70,20 @@ class ForgeScreen(Screen[str | None]):
     ACTIONS: ClassVar[tuple[Action, ...]] = (
         Action("ctrl+s", "start", "Start", "make the files of the plan"),
         Action("ctrl+t", "chat", "Chat with it", "chat with the first file that was made"),
-        Action("escape", "back", "Stop / back", "stop the work, or go back"),
+        Action("ctrl+x", "stop", "Stop", "stop the work; nothing half is left"),
+        Action("escape", "back", "Back", "go back; work goes on, and Jobs (F7) shows it too"),
         Action("f1", "help", "Help", "what this screen is for"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(ACTIONS, priority=True)]
+    WORK: ClassVar[str] = "quantize"
 
     def __init__(self, source: str = BUILT_IN) -> None:
         super().__init__()
         self._source = source
         self._planning: ChildJob | None = None
-        self._working: ChildJob | None = None
         self._pause: Timer | None = None
         self._plan: dict[str, Any] | None = None
-        self._made: list[Path] = []
-        self._stage = Started("", 0, "")
-        self._done = 0
-        self._began = 0.0
+        self._end_listening: Callable[[], None] = lambda: None
 
     def compose(self) -> ComposeResult:
         """Lay out the fields on the left, plan and progress on the right."""
@@ -103,15 +106,17 @@ class ForgeScreen(Screen[str | None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Plan what the fields say at the beginning."""
+        """Plan what the fields say at the beginning, and show the work that runs or ran."""
         self.query_one("#source", Input).focus()
         self._plan_soon()
+        self._end_listening = self._works.listen(self._heard)
+        self._show_work()
 
     def on_unmount(self) -> None:
-        """End what still runs."""
-        for job in (self._planning, self._working):
-            if job:
-                job.stop()
+        """Plan no more; the work goes on."""
+        self._end_listening()
+        if self._planning:
+            self._planning.kill()
 
     # ---- the plan -----------------------------------------------------------------------------
 
@@ -139,8 +144,6 @@ class ForgeScreen(Screen[str | None]):
 
     def _make_plan(self) -> None:
         self._plan = None
-        if self._working:
-            return
         if not self.query_one("#source", Input).value.strip() or not self.query_one(SelectionList).selected:
             self._show("#plan", "Name a source and mark at least one type.")
             return
@@ -161,7 +164,10 @@ class ForgeScreen(Screen[str | None]):
         for file in self._plan["files"]:
             total += file["size_bytes"]
             lines.append(f"  {Path(file['path']).name}")
-            lines.append(f"    {size_text(file['size_bytes'])}, {file['bits_per_weight']:.2f} bits per weight")
+            replaces = ", replaces the file of that name" if Path(file["path"]).exists() else ""
+            lines.append(
+                f"    {size_text(file['size_bytes'])}, {file['bits_per_weight']:.2f} bits per weight{replaces}"
+            )
             lines += [f"    {text}" for text in file["notes"]]
         folder = Path(self._plan["files"][0]["path"]).parent
         lines += ["", f"{size_text(total)} in all; {size_text(free_disk_bytes(folder))} are free there."]
@@ -172,76 +178,79 @@ class ForgeScreen(Screen[str | None]):
 
     # ---- the work -----------------------------------------------------------------------------
 
+    @property
+    def _works(self) -> Works:
+        return cast("LocalknobsApp", self.app).works
+
+    @property
+    def _work(self) -> Work | None:
+        """What runs, or ran last."""
+        return self._works.latest(self.WORK)
+
     def action_start(self) -> None:
         """Make the files."""
-        if self._working:
+        if self._work and self._work.active:
+            self.notify("Files are being made already: Ctrl+X stops that.", severity="warning")
             return
         if self._plan is None:
             self.notify("There is no plan yet: see on the right what is missing.", severity="warning")
             return
-        self._made = [Path(file["path"]) for file in self._plan["files"]]
-        existing = [path.name for path in self._made if path.exists()]
-        self._show("#result", f"Replaces {', '.join(existing)} when done." if existing else "")
-        self._made[0].parent.mkdir(parents=True, exist_ok=True)
-        self._working = ChildJob(self._arguments(), self.post_message)
-        self._show("#progress", "starting …")
-
-    def on_job_told(self, message: JobTold) -> None:
-        """Show the progress."""
-        if message.job is not self._working:
+        paths = [Path(file["path"]) for file in self._plan["files"]]
+        try:
+            paths[0].parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.notify(f"{paths[0].parent} cannot be made: {error.strerror}", severity="error")
             return
-        event = message.event
-        if isinstance(event, Started):
-            self._stage, self._done, self._began = event, 0, monotonic()
-        elif isinstance(event, Advanced):
-            self._done += event.amount
-        elif isinstance(event, Noted):
-            self.notify(event.text, severity="warning" if event.level == "warning" else "information")
-        self._show("#progress", self._progress_text())
+        self._works.start(self.WORK, ", ".join(path.name for path in paths), self._arguments())
 
-    def _progress_text(self) -> str:
-        stage, seconds = self._stage, monotonic() - self._began
-        if not stage.total:
-            return f"{stage.what} …"
-        share = min(1.0, self._done / stage.total)
-        filled = round(30 * share)
-        text = f"{stage.what}\n{'━' * filled}{'─' * (30 - filled)} {share:.0%}"
-        if self._done and seconds > 1:
-            rate = self._done / seconds
-            amount = f"{size_text(int(rate))}/s" if stage.unit == "bytes" else f"{rate:,.0f} {stage.unit}/s"
-            text += f"  {amount}  {time_text((stage.total - self._done) / rate)} left"
-        return f"{text}\nEsc stops; nothing half is left."
+    def _heard(self, work: Work, event: JobEvent | None) -> None:
+        if work.kind != self.WORK:
+            return
+        if isinstance(event, Noted):
+            self.notify(event.text, severity="warning" if event.level == "warning" else "information")
+        self._show_work()
+
+    def _show_work(self) -> None:
+        """Show how far the work is, or what came of it."""
+        work, progress, result = self._work, "", ""
+        if work and work.active:
+            ends = "Ctrl+X stops; nothing half is left. Esc leaves this screen, and the work goes on."
+            progress = f"Making {work.title}\n{progress_text(work)}\n{ends}"
+        elif work and work.state == "done":
+            names = "\n".join(f"  {path}" for path in work.wrote)
+            result = f"Made:\n{names}\n\nCtrl+T chats with the first of them."
+        elif work:
+            result = f"{work.title}: {'stopped. Nothing was written.' if work.state == 'stopped' else work.error}"
+        self._show("#progress", progress)
+        self._show("#result", result)
+        self.refresh_bindings()
 
     def on_job_ended(self, event: JobEnded) -> None:
-        """Show the plan, or what came of the work."""
+        """Show the plan."""
         if event.job is self._planning:
             self._planning = None
             self._show_plan(event)
-        elif event.job is self._working:
-            self._working = None
-            self._show("#progress", "")
-            if event.code == 0:
-                names = "\n".join(f"  {path}" for path in self._made)
-                self._show("#result", f"Made:\n{names}\n\nCtrl+T chats with the first of them.")
-            else:
-                self._made = []
-                self._show("#result", event.error or "Stopped. Nothing was written.")
-        self.refresh_bindings()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer to stop while something runs: in a field the key cuts text otherwise."""
+        return bool(self._work and self._work.active) if action == "stop" else True
 
     def action_chat(self) -> None:
         """Chat with the first file that was made."""
-        if self._made and not self._working and self._made[0].is_file():
-            self.dismiss(str(self._made[0]))
+        work = self._work
+        if work and work.state == "done" and work.wrote and work.wrote[0].is_file():
+            self.dismiss(str(work.wrote[0]))
         else:
             self.notify("There is no file yet.")
 
+    def action_stop(self) -> None:
+        """Stop the work."""
+        if self._work:
+            self._works.stop(self._work)
+
     def action_back(self) -> None:
-        """Stop the work, or go back to the chat."""
-        if self._working:
-            self._show("#progress", "stopping …")
-            self._working.stop()
-        else:
-            self.dismiss(None)
+        """Go back to the chat."""
+        self.dismiss(None)
 
     def action_help(self) -> None:
         """Say what this is for."""

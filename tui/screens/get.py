@@ -24,6 +24,7 @@ from localknobs.tui.remote_fit import badges
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.wish import Wish
 from localknobs.tui.widgets.list_table import ListTable
+from localknobs.tui.work_text import bar_text, rate_text
 from localknobs.units import count_text, size_text, time_text
 
 if TYPE_CHECKING:
@@ -275,12 +276,10 @@ class GetScreen(Screen[Wish | None]):
         table.set_class(not self._queue.items, "-empty")
         table.clear()
         for one in self._queue.items:
-            share = one.done_bytes / one.total_bytes if one.total_bytes else 0.0
-            filled = round(BAR_WIDTH * share)
             table.add_row(
                 Text(shortened_in_the_middle(printable(one.title), TITLE_WIDTH)),
-                Text(f"{'━' * filled}{'─' * (BAR_WIDTH - filled)} {share:4.0%} of {size_text(one.total_bytes)}"),
-                Text(f"{size_text(int(one.rate))}/s" if one.rate else ""),
+                Text(f"{bar_text(one.share, BAR_WIDTH)} {one.share:4.0%} of {size_text(one.total_bytes)}"),
+                Text(rate_text(one.rate, "bytes")),
                 Text(time_text(one.left_s) if one.left_s else ""),
                 Text(printable(one.trouble or (one.stage if one.state == "running" else one.state))),
             )

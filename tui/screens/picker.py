@@ -78,7 +78,7 @@ class Picker(ModalScreen[str | None]):
         with Vertical():
             yield Static(printable(self._title), classes="title", markup=False)
             if self._note:
-                yield Static(self._note, classes="note", markup=False)
+                yield Static(printable(self._note), classes="note", markup=False)
             yield Input(placeholder="type to narrow the list")
             yield OptionList()
             keys = "Enter chooses · ↑ ↓ move · Esc closes" + (" · Ctrl+D deletes" if self._deletable else "")

@@ -1,4 +1,4 @@
-"""What a screen that shows models returns."""
+"""What a screen that shows models or work returns."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the user wants done with a model.
+    """What the user wants next.
 
     Args:
-        what: Chat with it, make files of it in the Forge, or get others from the hub.
-        model: Its path, or its name in the library; empty for `get`.
+        what: Chat with a model, make files of it in the Forge, get others from the hub, or go to another screen.
+        model: Its path, or its name in the library; empty for `get`; for `go` the action that opens the screen.
     """
 
-    what: Literal["chat", "forge", "get"]
+    what: Literal["chat", "forge", "get", "go"]
     model: str = ""

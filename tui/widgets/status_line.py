@@ -25,6 +25,7 @@ class StatusLine(Widget):
         context: Tokens used and held.
         dropped: What the context dropped, None when it holds all.
         trouble: Shown instead of the activity until it is cleared.
+        work: Long work that runs, as text; shown while the model does nothing.
     """
 
     DEFAULT_CSS = """
@@ -36,12 +37,20 @@ class StatusLine(Widget):
     context: reactive[tuple[int, int]] = reactive((0, 0))
     dropped: reactive[ContextDropped | None] = reactive(None)
     trouble: reactive[str] = reactive("")
+    work: reactive[str] = reactive("")
+
+    def on_mount(self) -> None:
+        """Follow the work of the application."""
+        self.watch(self.app, "busy", self._work_changed)
+
+    def _work_changed(self, busy: str) -> None:
+        self.work = busy
 
     def render(self) -> Text:
         """Draw the line, what goes on at the left and the numbers at the right."""
         theme = self.app.theme_variables
         left = Text()
-        left.append(self.trouble or self.activity, theme["error" if self.trouble else "accent"])
+        left.append(self.trouble or self.activity or self.work, theme["error" if self.trouble else "accent"])
         for numbers in self._numbers():
             if left.cell_len + 2 + numbers.cell_len <= self.size.width:
                 break
