@@ -2,7 +2,7 @@
 
 A sampler that is off is left out, which costs nothing and gives the same tokens. Order and
 semantics follow llama.cpp common/sampling.cpp: logit bias first, then the `samplers` list (or
-temperature and mirostat alone), then what draws the token.
+temperature and mirostat alone), then what draws the token. Typical-p alone differs, where llama.cpp's goes wrong.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from localknobs.knobs import Value
 
 _ALWAYS = 1e9
 """Stands for a bias of +infinity, from which the softmax would make no numbers (inf - inf)."""
+NOTHING = 1e-30
+"""Probability, against the likeliest token's, below which typical-p does not see a token."""
 _MIROSTAT_CANDIDATES = 100  # m of the paper, as in llama.cpp's common chain
 
 
@@ -89,13 +91,14 @@ def _named(
         if number["dry_multiplier"] and window:
             shape = (number["dry_multiplier"], number["dry_base"], int(number["dry_allowed_length"]))
             breakers = cast("tuple[str, ...]", values["dry_sequence_breakers"])
-            return Link((name, window, shape, breakers), lambda: _dry(model, window, shape, breakers), window)
+            return Link((name, window, shape, breakers), lambda: dry_sampler(model, window, shape, breakers), window)
     elif name == "top_n_sigma" and number[name] > 0:
         return _simple(lib.llama_sampler_init_top_n_sigma, number[name])
     elif name == "top_k" and number[name] > 0:
         return _simple(lib.llama_sampler_init_top_k, int(number[name]))
     elif name == "typ_p" and number[name] < 1:
-        return _simple(lib.llama_sampler_init_typical, number[name], 0)
+        share = number[name]
+        return Link((name, share), lambda: _typical(share))
     elif name == "top_p" and number[name] < 1:
         return _simple(lib.llama_sampler_init_top_p, number[name], 0)
     elif name == "min_p" and number[name] > 0:
@@ -110,6 +113,17 @@ def _named(
 
 def _simple(make: Callable[..., Any], *parameters: float) -> Link:
     return Link((make.__name__, *parameters), lambda: make(*parameters))
+
+
+def _typical(share: float) -> Any:
+    """Return a typical-p that first takes out what cannot be drawn.
+
+    llama.cpp's own makes no number of a probability of 0: with one barred token in the list, its choice is arbitrary.
+    """
+    chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_min_p(NOTHING, 0))
+    lib.llama_sampler_chain_add(chain, lib.llama_sampler_init_typical(share, 0))
+    return chain
 
 
 def _temperature(temp: float, spread: float, exponent: float) -> Link:
@@ -143,7 +157,15 @@ def _selector(model: LoadedModel, number: Mapping[str, float], order: tuple[str,
     return Link(("dist",), lambda: lib.llama_sampler_init_dist(seed), name="dist")
 
 
-def _dry(model: LoadedModel, window: int, shape: tuple[float, float, int], breakers: tuple[str, ...]) -> Any:
+def dry_sampler(model: LoadedModel, window: int, shape: tuple[float, float, int], breakers: tuple[str, ...]) -> Any:
+    """Return a new DRY.
+
+    Args:
+        model: Whose vocabulary counts.
+        window: Last tokens in which repetitions are looked for.
+        shape: Multiplier, base and allowed length.
+        breakers: Texts across which nothing repeats.
+    """
     texts = (ctypes.c_char_p * len(breakers))(*(breaker.encode("utf-8", "replace") for breaker in breakers))
     return lib.llama_sampler_init_dry(model.vocabulary, *shape, window, texts, len(breakers))
 

@@ -14,11 +14,12 @@ from typing import Any
 
 import llama_cpp as lib
 import numpy as np
-from numpy.typing import NDArray
 
 from localknobs.engine.events import TokensScored
 from localknobs.engine.llama import LoadedModel
-from localknobs.engine.sampler_view import TOKEN_DATA, Place, Trail, look
+from localknobs.engine.repeats import Repeats
+from localknobs.engine.sampler_paths import TOKEN_DATA, Numbers
+from localknobs.engine.sampler_view import Place, Trail, look
 from localknobs.engine.view import SamplerView
 from localknobs.errors import BadValue, NotFound
 from localknobs.knobs import Value
@@ -29,8 +30,6 @@ LIKELIEST = 256
 """Scores that are kept of an older token; with its number, 2 KiB."""
 MOST_SHORTENED = 16_384
 """Older tokens of which the likeliest scores are kept: 32 MiB. Still older ones are forgotten."""
-
-Numbers = NDArray[Any]
 
 
 @dataclass(slots=True)
@@ -76,7 +75,8 @@ class Lookback:
         self._ring: Numbers | None = None  # made with the first token
         self._row_bytes = 4 * size
         self._kept: dict[int, _Kept] = {}
-        self._prototypes: dict[tuple[Any, ...], Any] = {}
+        self._repeats = Repeats(model)
+        self._buffer: Numbers | None = None  # made with the first look
         self._trail: tuple[_Kept, Numbers | None, Trail] | None = None
         self._history: list[int] = []
         self._prompt_length = 0
@@ -216,6 +216,8 @@ class Lookback:
                 f"Those of {first} to {beyond - 1} are. Older ones are kept only while the sampler view is open.",
             )
         whole = kept.tokens is None
+        if self._buffer is None:
+            self._buffer = np.empty(self.model.vocabulary_size, TOKEN_DATA)
         place = Place(
             index=index,
             token=self._token(index),
@@ -225,7 +227,8 @@ class Lookback:
             values=kept.values,
             memories=kept.memories,
             history=self._history[: self._prompt_length + index],
-            prototypes=self._prototypes,
+            repeats=self._repeats,
+            buffer=self._buffer,
             allowed=(lambda: self._allowed(index, kept)) if self._new_grammar else None,
             trail=self._trail_of(kept),
         )
@@ -295,9 +298,8 @@ class Lookback:
         """Free the copied samplers."""
         for kept in self._kept.values():
             kept.free()
-        for sampler in self._prototypes.values():
-            lib.llama_sampler_free(sampler)
-        self._kept, self._prototypes = {}, {}
+        self._kept = {}
+        self._repeats.close()
 
 
 def allowed_tokens(grammar: Any, tokens: Sequence[int] | Numbers) -> Numbers:

@@ -13,7 +13,7 @@ import numpy as np
 from localknobs.engine.chain import links
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.lookback import Lookback, allowed_tokens
-from localknobs.engine.sampler_view import TOKEN_DATA
+from localknobs.engine.sampler_paths import TOKEN_DATA
 from localknobs.errors import BadValue
 from localknobs.knobs import Value
 

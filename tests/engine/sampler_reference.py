@@ -92,8 +92,9 @@ def top_k(state, k):
 
 
 def typ_p(state, p):
+    """What cannot be drawn has no surprise: llama.cpp's own sampler would choose at random because of it."""
     own = state.probabilities
-    order = state.by_probability()
+    order = [token for token in state.by_probability() if own[token] >= 1e-30 * own.max()]
     surprise = -np.log(own[order])
     entropy = (own[order] * surprise).sum()
     nearest = [order[at] for at in np.argsort(np.abs(surprise - entropy), kind="stable")]

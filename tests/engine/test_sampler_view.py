@@ -8,7 +8,7 @@ import sampler_reference as reference
 from engine_helpers import ask, once
 from random_model import END, FIRST_BYTE, TURN_END, byte_tokens, write_random_model
 
-from localknobs.engine import Looked, TokensScored
+from localknobs.engine import LoadSettings, Looked, TokensScored, load
 from localknobs.engine.controls import Plan
 from localknobs.errors import BadValue, LocalknobsError
 from localknobs.knobs.sampling import SAMPLER_ORDER
@@ -36,16 +36,16 @@ def read(engine, values=None, prompt=PROMPT):
     list(engine.stream(prompt, {**OFF, **(values or {})}, plan=READ))
 
 
-def raw_scores(view) -> np.ndarray:
-    assert len(view.candidates) == SIZE
-    scores = np.empty(SIZE)
+def raw_scores(view, size=SIZE) -> np.ndarray:
+    assert len(view.candidates) == size
+    scores = np.empty(size)
     scores[[one.token for one in view.candidates]] = [one.score for one in view.candidates]
     return scores
 
 
 def after(view, stage: int) -> np.ndarray:
     """Return the view's probabilities before the first stage (0) or after the stage of that number."""
-    found = np.empty(SIZE)
+    found = np.empty(len(view.candidates))
     found[[one.token for one in view.candidates]] = [one.probabilities[stage] for one in view.candidates]
     return found
 
@@ -98,6 +98,16 @@ CASES = {
 }  # fmt: skip
 
 
+def test_typical_p_is_not_confused_by_a_barred_token(engine):
+    # llama.cpp's own makes no number of the surprise of a token that cannot come, and then keeps whatever comes first.
+    bias = [(FIRST_BYTE + 66, -np.inf)]
+    read(engine, {"typ_p": 0.5, "logit_bias": bias})
+    view = engine.look(top=SIZE)
+    state = reference.logit_bias(reference.start(raw_scores(view)), bias)
+    typical = reference.typ_p(state, 0.5)
+    same(view, "typ_p", typical.probabilities, typical.count, state.probabilities)
+
+
 @pytest.mark.parametrize(("values", "compute"), CASES.values(), ids=CASES.keys())
 def test_each_sampler_by_itself(engine, values, compute, request):
     name = request.node.callspec.id.split()[0]
@@ -112,6 +122,85 @@ def test_each_sampler_by_itself(engine, values, compute, request):
     changed = compute(state)
     assert np.abs(changed.probabilities - own).max() > 1e-4, "the case shows nothing"
     same(view, name, changed.probabilities, changed.count, own)
+
+
+# Beyond 4,096 candidates a list is sorted before llama.cpp sees it, and two samplers are computed here.
+WIDE = 6000
+WIDE_SIZE = 261 + WIDE
+DRAGGED = {
+    **CASES,
+    "dry by strength": (
+        {"dry_multiplier": 1.3, "dry_base": 3.1, "dry_allowed_length": 2, "dry_sequence_breakers": [":"]},
+        lambda s: reference.dry(s, TOKENS, 1.3, 3.1, 2, 64, set(byte_tokens(":"))),
+    ),
+    "dry of everything": (
+        {"dry_multiplier": 0.7, "dry_base": 1.0, "dry_allowed_length": 0, "dry_sequence_breakers": ["x"]},
+        lambda s: reference.dry(s, TOKENS, 0.7, 1.0, 0, 64, set(byte_tokens("x"))),
+    ),
+    "top_k of very many": ({"top_k": 5000}, lambda s: reference.top_k(s, 5000)),
+    "typ_p of nearly all": ({"typ_p": 0.97}, lambda s: reference.typ_p(s, 0.97)),
+    "mirostat": ({"mirostat": 1, "mirostat_tau": 3.0}, lambda s: reference.mirostat(s, 6.0, WIDE_SIZE)),
+}
+
+
+@pytest.fixture(scope="module")
+def wide_model(folder):
+    return write_random_model(folder / "many.gguf", fillers=WIDE, context=1024, seed=5, sharpness=3.0)
+
+
+@pytest.fixture(scope="module")
+def wide_engine(wide_model):
+    with load(LoadSettings(model=wide_model, threads=1)) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize(("values", "compute"), DRAGGED.values(), ids=DRAGGED.keys())
+def test_each_sampler_over_a_long_list_while_its_slider_is_dragged(wide_engine, values, compute, request):
+    name = request.node.callspec.id.split()[0]
+    read(wide_engine)
+    view = wide_engine.look(top=WIDE_SIZE)  # the first look sorts nothing
+    state = reference.start(raw_scores(view, WIDE_SIZE))
+    changed = compute(state)
+    for knob, value in values.items():  # one after the other, as sliders are
+        wide_engine.look(values={knob: value})
+    view = wide_engine.look(top=WIDE_SIZE, values=values)
+    same(view, name, changed.probabilities, changed.count, state.probabilities)
+
+
+def test_a_long_chain_over_a_long_list(wide_engine):
+    values = {
+        "logit_bias": [(FIRST_BYTE + 65, -np.inf)], "repeat_penalty": 1.9, "dry_multiplier": 3.0,
+        "dry_allowed_length": 1, "dry_sequence_breakers": ["x"], "typ_p": 0.9, "top_p": 0.95, "xtc_probability": 1.0,
+        "xtc_threshold": 0.001, "temp": 0.8, "dynatemp_range": 0.5,
+    }  # fmt: skip
+    read(wide_engine)
+    wide_engine.look()
+    view = wide_engine.look(top=WIDE_SIZE, values=values)
+    state = reference.start(raw_scores(view, WIDE_SIZE))
+    steps = {
+        "logit_bias": lambda s: reference.logit_bias(s, values["logit_bias"]),
+        "penalties": lambda s: reference.penalties(s, TOKENS, 64, 1.9, 0, 0),
+        "dry": lambda s: reference.dry(s, TOKENS, 3.0, 1.75, 1, 64, set(byte_tokens("x"))),
+        "typ_p": lambda s: reference.typ_p(s, 0.9), "top_p": lambda s: reference.top_p(s, 0.95),
+        "xtc": lambda s: reference.xtc_strikes(s, 0.001),
+        "temperature": lambda s: reference.dynamic_temperature(s, 0.8, 0.5, 1.0),
+    }  # fmt: skip
+    for stage in view.stages:
+        if stage.name in steps:
+            before, state = state.probabilities, steps[stage.name](state)
+            same(view, stage.name, state.probabilities, state.count, before)
+
+
+def test_a_grammar_over_a_long_list_is_the_same_after_a_drag(wide_engine):
+    values = {**OFF, "grammar": "root ::= [a-c]+", "top_p": 0.9}
+    list(wide_engine.stream(PROMPT, values, plan=READ))
+    fresh = wide_engine.look(top=WIDE_SIZE)
+    for top_p in (0.5, 0.7, 0.9):
+        dragged = wide_engine.look(top=WIDE_SIZE, values={"top_p": top_p})
+    for stage, (a, b) in enumerate(zip(fresh.stages, dragged.stages, strict=True), 1):
+        np.testing.assert_allclose(after(dragged, stage), after(fresh, stage), atol=2e-6, rtol=2e-4)
+        assert (a.name, a.before, a.after) == (b.name, b.before, b.after)
+    assert {one.text for one in dragged.candidates if one.after > 0} == set("abc")
 
 
 def test_a_whole_chain_stage_by_stage(engine):
