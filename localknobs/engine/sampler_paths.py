@@ -137,7 +137,7 @@ class Path:
 
     def possible(self) -> Numbers:
         """Return for each candidate whether it can be drawn: some samplers remove, others score with -infinity."""
-        return cast(Numbers, np.isfinite(self.scores))
+        return np.isfinite(self.scores)
 
 
 def spread(paths: Sequence[Path], size: int) -> tuple[Numbers, int]:
