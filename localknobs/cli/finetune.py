@@ -41,24 +41,29 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--held-out", metavar="F", type=Path, help="examples that are only measured; default: a share of DATA")
     add("--general", metavar="F", type=Path, help=
         "text or examples whose loss shows what is forgotten; default: a shipped text, of many kinds")  # fmt: skip
-    add("--sample", metavar="PROMPT", default="", help="what the model is asked at each look; default: held-out ones")
+    add("--sample", metavar="PROMPT", action="append", default=[], help=
+        "what the model is asked now and then, once or more; default: the first held-out question")  # fmt: skip
     add("--answers", metavar="N", type=int, default=50, help=
         "held-out questions that are answered before and after; default 50")  # fmt: skip
     add("--threads", metavar="N", type=int, default=0, help="default: all physical cores")
     add("--restart", action="store_true", help="begin anew where a stopped run could be taken up")
     add("--no-proof", action="store_true", help="do not compare torch, the GGUF adapter and the merged model")
     add("--dry-run", action="store_true", help="look at the data and the price; train nothing")
+    add("--curves", metavar="F", type=Path, help="draw the curves into F (.png or .svg) too; beside ADAPTER always")
     add("--json", action="store_true", help="print a JSON object")
     add_knob_flags(parser, "fine-tuning")
 
 
 def run(options: Namespace) -> int:
     """Check, train, and say what came of it."""
+    from localknobs.cli.curves_bar import CurvesBar
     from localknobs.evaluate.stages import shipped_text
     from localknobs.tune.config import TuneConfig
     from localknobs.tune.effects import effect_of
+    from localknobs.tune.curves import curves_file
     from localknobs.tune.examples import SHIPPED, shipped_examples
     from localknobs.tune.finetune import finetune, look_at_data
+    from localknobs.tune.picture import picture_file
     from localknobs.tune.plan import plan_finetune
 
     if options.output is None and not options.dry_run:
@@ -74,19 +79,24 @@ def run(options: Namespace) -> int:
             held_out=held_out.expanduser() if held_out else None,
             general=general.expanduser(),
             knobs=chosen(options, "fine-tuning"),
-            sample=options.sample,
+            samples=tuple(options.sample),
             answers=max(0, options.answers),
             restart=options.restart,
             threads=max(0, options.threads),
             prove=not options.no_proof,
+            picture=options.curves.expanduser() if options.curves else None,
         )
     )
     _show_plan(plan)
     if options.dry_run:
         result = run_job(look_at_data(plan))
-        _show_data(result, options.json)
+        _show_data(plan, result, options.json)
         return 0
-    result = run_job(finetune(plan), stopped="The same command goes on where it was.")
+    log = curves_file(plan.config.output)
+    result = run_job(
+        finetune(plan), stopped=f"The same command goes on where it was; the curves so far are in {picture_file(log)}.",
+        bar=CurvesBar(log),
+    )  # fmt: skip
     for when, found in (("before", result.before), ("after", result.after)):
         values = {name: value for name, value in found.items() if not math.isnan(value)}
         measured.append((plan.config.output, {"kind": "finetune", "settings": when, **values}))
@@ -131,15 +141,22 @@ def _show_plan(plan: TunePlan) -> None:
         note(reason)
 
 
-def _show_data(result: TuneResult, as_json: bool) -> None:
+def _show_data(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
+    from localknobs.tune.finetune import price_text
+    from localknobs.tune.plan import STATE
+
     data = result.data
     if as_json:
-        print_json(data)
+        print_json({
+            **data, "duplicates": plan.duplicates, "price": price_text(plan), "recipe": asdict(plan.recipe),
+            "notes": plan.notes, "stopped_run": (plan.run_folder / STATE).is_file(),
+        })  # fmt: skip
         return
     print(facts([
         ("examples", f"{data['learn']:,} to learn from, {data['held_out']:,} held out"),
         ("tokens", f"{data['tokens']:,}, of which {data['learned']:,} are learned"),
         ("lengths", f"{data['shortest']:,} to {data['longest']:,} tokens, median {data['median']:,}"),
+        ("duplicates", f"{plan.duplicates:,}"),
         ("cut", f"{data['cut']:,}" + (f", the first at line {data['cut_line']:,}" if data["cut"] else "")),
         ("steps", f"{data['steps']:,}"),
     ]))  # fmt: skip
@@ -156,7 +173,11 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
             "sample": result.sample, "proof": asdict(result.proof) if result.proof else None,
         })  # fmt: skip
         return
+    from localknobs.tune.curves import curves_file
+    from localknobs.tune.picture import picture_file
+
     lines = [("adapter", str(result.folder)), ("GGUF", str(result.gguf or "none"))]
+    lines.append(("curves", str(picture_file(curves_file(plan.config.output)))))
     lines.append(("trained", f"{result.steps:,} steps in {time_text(result.seconds)}, kept: step {result.best_step:,}"))
     if "held_out" in after:
         lines.append(("held-out loss", f"{before['held_out']:.3f} -> {after['held_out']:.3f}"))
@@ -175,5 +196,14 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
     if result.sample:
         lines.append(("it says", result.sample))
     print(facts(lines))
+    for line in _next_commands(plan, result):
+        note(line)
+
+
+def _next_commands(plan: TunePlan, result: TuneResult) -> list[str]:
+    """Return what one would type next."""
     base, folder = shlex.quote(str(plan.config.base)), shlex.quote(str(result.folder))
-    note(f"To chat with it: localknobs convert {base} --lora {folder} -o merged.gguf, then localknobs chat merged.gguf")
+    return [
+        f"To make a small file with it merged in: localknobs quantize {base} Q4_K_M --lora {folder}",
+        f"To merge it into a checkpoint: localknobs merge {base} --lora {folder} -o {folder}-merged",
+    ]

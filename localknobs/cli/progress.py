@@ -51,22 +51,24 @@ measured: list[tuple[Path, dict[str, Any]]] = []
 
 
 def run_job(
-    job: Job[Result], *, stopped: str = "Nothing was written.", on_event: Callable[[JobEvent], None] | None = None
-) -> Result:
+    job: Job[Result], *, stopped: str = "Nothing was written.", on_event: Callable[[JobEvent], None] | None = None,
+    bar: ProgressBar | None = None,
+) -> Result:  # fmt: skip
     """Run a job with a bar on standard error; return its result.
 
     Args:
         job: What to run.
         stopped: What is left when the user stops it, for the message.
         on_event: Also told every event.
+        bar: What shows the events instead of the usual bar.
 
     Raises:
         Stopped: by Ctrl+C or a signal to end; the job has cleaned up after itself.
     """
-    bar: ProgressBar | EventLines = EventLines() if os.environ.get(EVENTS_VARIABLE) else ProgressBar()
+    shown: ProgressBar | EventLines = EventLines() if os.environ.get(EVENTS_VARIABLE) else bar or ProgressBar()
 
     def take(event: JobEvent) -> None:
-        bar.on_event(event)
+        shown.on_event(event)
         if isinstance(event, Wrote):
             written.append(event.path)
         if on_event:
@@ -76,10 +78,10 @@ def run_job(
         with _first_signal_stops():
             return drain(job, take)
     except KeyboardInterrupt:
-        bar.clear()
+        shown.clear()
         raise Stopped("Stopped", stopped) from None
     finally:
-        bar.clear()
+        shown.clear()
 
 
 class EventLines:

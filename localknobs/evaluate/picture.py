@@ -1,38 +1,20 @@
-"""A report as pictures, drawn by matplotlib: quality against size, perplexity by place, needles.
-
-matplotlib takes a second to load, so it is imported when a picture is asked for. `Figure` alone is used: no window
-system is touched.
-"""
+"""A report as pictures: quality against size, perplexity by place, needles."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from localknobs.evaluate.pareto import Chart, Point, chart_of
 from localknobs.evaluate.results import ModelResult, Report
+from localknobs.figures import COLOURS, GRID, Draw, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-Draw = Callable[["Axes"], None]
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8B6F00")
-"""Okabe and Ito's, which colour-blind people can tell apart."""
 HEAT = ("#F0A37A", "#FFF3D6", "#8CC6E8")
 """From nothing found to all found, through the middle; light enough for dark letters."""
 _BEST, _BEATEN, _CARD = "#0072B2", "#9A9A9A", "#D55E00"
-_PANEL_INCHES = (7.2, 4.6)
-_SETTINGS: Any = {
-    "svg.fonttype": "none",  # text stays text: smaller, and can be searched
-    "svg.hashsalt": "localknobs",  # the same report makes the same file
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def panels_of(report: Report, vram_bytes: int = 0) -> list[tuple[str, Draw]]:
@@ -58,7 +40,7 @@ def picture_of(report: Report, kind: str, vram_bytes: int = 0) -> bytes | None:
         vram_bytes: Memory of the card.
     """
     panels = panels_of(report, vram_bytes)
-    return _drawn(panels, kind) if panels else None
+    return drawn(panels, kind) if panels else None
 
 
 def svg_panels(report: Report, vram_bytes: int = 0) -> list[tuple[str, str]]:
@@ -66,30 +48,9 @@ def svg_panels(report: Report, vram_bytes: int = 0) -> list[tuple[str, str]]:
     found = []
     for title, draw in panels_of(report, vram_bytes):
         if not title.startswith("Needles"):
-            text = _drawn([("", draw)], "svg").decode()
+            text = drawn([("", draw)], "svg").decode()
             found.append((title, text[text.index("<svg") :]))
     return found
-
-
-def _drawn(panels: list[tuple[str, Draw]], kind: str) -> bytes:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    columns = 1 if len(panels) < 3 else 2
-    rows = -(-len(panels) // columns)
-    with mpl.rc_context(_SETTINGS):
-        figure: Figure = Figure(
-            figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows), layout="constrained", facecolor="white"
-        )
-        for at, (title, draw) in enumerate(panels):
-            axes = figure.add_subplot(rows, columns, at + 1)
-            if title:
-                axes.set_title(title, loc="left", fontweight="bold")
-            draw(axes)
-        out = io.BytesIO()
-        metadata = {"Date": None} if kind == "svg" else {}
-        figure.savefig(out, format=kind, dpi=150, metadata=metadata)
-    return out.getvalue()
 
 
 def _unit(largest: float) -> tuple[float, str]:
@@ -119,7 +80,7 @@ def _draw_chart(axes: Axes, chart: Chart) -> None:
         axes.plot(point.size_bytes / scale, floor, "D", color=_BEST, clip_on=False, zorder=3)
     if chart.vram_bytes:
         axes.axvline(chart.vram_bytes / scale, color=_CARD, linestyle="--", linewidth=1.2, label="memory of the card")
-    axes.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
+    axes.grid(True, which="major", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(x=0.12)
     axes.legend(fontsize=9, loc="upper right", edgecolor="none", framealpha=0.9)
@@ -189,7 +150,7 @@ def _draw_position(axes: Axes, report: Report) -> None:
     axes.set_xlabel("place in the context, tokens")
     axes.set_ylabel("perplexity ± one standard error")
     axes.set_yscale("log")
-    axes.grid(True, which="major", color="#E4E4E4", linewidth=0.8)
+    axes.grid(True, which="major", color=GRID, linewidth=0.8)
     axes.legend(frameon=False, fontsize=9)
 
 

@@ -109,6 +109,20 @@ FINETUNE: tuple[Knob, ...] = (
         cost="None.", fails="Small values stop on a plateau that would have been left.", source="localknobs",
     ),
     Knob(
+        name="eval_steps", lever="finetune", group="Watching", kind="int", default=0, low=0, high=1_000_000,
+        live_high=500, special=((0, "twelve looks, 200 steps apart at most"),), unit="steps", label="look every",
+        flags=("--eval-steps",), applies="new file",
+        help="Steps between two looks at held-out examples and general text; the best adapter at a look is kept.",
+        cost="Each look takes the time of some steps.", fails="Too large: the best adapter is missed.", source="localknobs",
+    ),
+    Knob(
+        name="sample_steps", lever="finetune", group="Watching", kind="int", default=0, low=0, high=1_000_000,
+        live_high=500, special=((0, "at each look"),), unit="steps", label="samples every", flags=("--sample-steps",),
+        applies="new file", help="Steps between two answers to the sample prompts, which show what the losses mean.",
+        cost="Each answer takes as long as a chat's.", fails="Small values slow a training down; nothing else changes.",
+        source="localknobs",
+    ),
+    Knob(
         name="held_out_share", lever="finetune", group="Data", kind="float", default=0.1, low=0.0, high=0.5, step=0.05,
         off=0.0, label="held out", flags=("--held-out-share",), applies="new file",
         help="Share of the examples that are kept back, chosen by their hash, so that new data moves none of the old.",

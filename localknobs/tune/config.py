@@ -24,11 +24,12 @@ class TuneConfig:
         held_out: File of examples that are only measured; None to keep a share of `data` back.
         general: A text or examples of another kind, whose loss shows what else is forgotten; None to measure none.
         knobs: Values of the fine-tuning knobs; what is missing has its default.
-        sample: A prompt that is answered now and then; empty for the first held-out example's.
+        samples: Prompts that are answered now and then; none for the first held-out example's.
         answers: Most held-out questions that the model answers before and after.
         restart: Begin anew even where a stopped run could be taken up.
         threads: 0 for all physical cores.
         prove: Compare the result in torch, as a GGUF adapter and merged.
+        picture: File, `.png` or `.svg`, that the curves are drawn into besides the one beside the adapter.
     """
 
     base: Path
@@ -37,11 +38,12 @@ class TuneConfig:
     held_out: Path | None = None
     general: Path | None = None
     knobs: Mapping[str, Value] = field(default_factory=dict)
-    sample: str = ""
+    samples: tuple[str, ...] = ()
     answers: int = 50
     restart: bool = False
     threads: int = 0
     prove: bool = True
+    picture: Path | None = None
 
     def values(self) -> dict[str, Value]:
         """Return every knob's value."""

@@ -19,9 +19,11 @@ from localknobs.errors import EngineDied, LocalknobsError, Unsupported
 from localknobs.hardware import physical_cores
 from localknobs.jobs import Advanced, Job, Measured, Noted, Started, Wrote, partial_folder
 from localknobs.paths import written_whole
+from localknobs.tune.curves import CurveReader, curves_file
+from localknobs.tune.picture import draw_curves
 from localknobs.tune.plan import STATE, TunePlan
 from localknobs.tune.proof import Proof, prove
-from localknobs.tune.signs import warnings_of
+from localknobs.tune.signs import signs_of
 from localknobs.units import size_text
 
 STOP_S = 20.0
@@ -43,7 +45,7 @@ class TuneResult:
             that are the likeliest), `right` (share of held-out questions answered word for word).
         steps, best_step: Steps made, and the one whose adapter was kept.
         seconds: Time of the steps.
-        sample: What the model now answers to the sample prompt.
+        sample: What the model now answers to the first sample prompt.
         signs: What looks wrong, each with what to change.
         looks: What was measured on the way: step, and as `before`.
         losses: Of every step.
@@ -85,7 +87,9 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
         plan: What `plan_finetune` returned.
 
     Yields:
-        Progress in steps; `loss` at every step, `held-out loss` and `general loss` at each look.
+        Progress in steps; `loss` at every step, `held-out loss` and `general loss` at each look; what the model answers
+        and what looks wrong as notes. All of it is kept in the file beside the output that `curves_file` names, also
+        when the training is stopped or killed, and drawn when it ends in any other way than a kill.
 
     Raises:
         BadFile: the model's template refuses an example, or a stopped run of another kind lies beside the output.
@@ -99,7 +103,10 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
         state.unlink(missing_ok=True)
     plan.run_folder.mkdir(parents=True, exist_ok=True)
     with partial_folder(plan.config.output) as beside:
-        yield from _train(plan, beside, result)
+        try:
+            yield from _train(plan, beside, result)
+        finally:
+            draw_curves(curves_file(plan.config.output), plan.config.picture)
         result.gguf = yield from _write_gguf(plan, beside)
         _write_card(plan, result, beside)
     result.folder = plan.config.output
@@ -118,6 +125,7 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
 
 def _train(plan: TunePlan, folder: Path, result: TuneResult) -> Job[None]:
     yield Started("loading the base", 0, "steps")
+    reader, named = CurveReader(curves_file(plan.config.output)), set[str]()
     worker, finished = WorkerProcess(_WORKER), False
     try:
         worker.send(_order(plan, folder))
@@ -125,6 +133,11 @@ def _train(plan: TunePlan, folder: Path, result: TuneResult) -> Job[None]:
             message = yield from _next(worker)
             yield from _told(message, plan, result)
             finished = "finished" in message
+            if finished or "look" in message:
+                reader.read()
+                result.signs = signs_of(reader.curves, result.after)
+                yield from (Noted(sign, "warning") for sign in result.signs if _name(sign) not in named)
+                named.update(map(_name, result.signs))
     except EngineDied as death:
         error = LocalknobsError(
             death.message.replace("The engine", "The training process"),
@@ -166,7 +179,10 @@ def _told(message: Mapping[str, Any], plan: TunePlan, result: TuneResult) -> Job
     elif "look" in message:
         result.looks.append((message["at"], message["look"]))
         yield from _measured(message["look"], message["at"])
-        yield Noted(_look_text(message["at"], message["look"], message["sample"]))
+        yield Noted(_look_text(message["at"], message["look"]))
+    elif "samples" in message:
+        for prompt, text in message["samples"]:
+            yield Noted(f'step {message["at"]:,}: "{prompt[:60]}" is answered "{text[:160]}"')
     elif "enough" in message:
         yield Noted(
             f"The held-out loss falls no more: stopped early; the adapter of step {message['enough']:,} is kept."
@@ -178,9 +194,6 @@ def _told(message: Mapping[str, Any], plan: TunePlan, result: TuneResult) -> Job
         result.before, result.after = found["before"], found["after"]
         result.steps, result.best_step = found["step"], found["best_step"] or found["step"]
         result.seconds, result.sample, result.losses = found["seconds"], found["sample"], found["losses"]
-        result.signs = warnings_of(result.before, result.after, result.looks, result.losses)
-        for sign in result.signs:
-            yield Noted(sign, "warning")
 
 
 def _measured(found: Mapping[str, float], step: int) -> Job[None]:
@@ -189,13 +202,17 @@ def _measured(found: Mapping[str, float], step: int) -> Job[None]:
             yield Measured(name, found[key], step)
 
 
-def _look_text(step: int, found: Mapping[str, float], sample: str) -> str:
+def _name(sign: str) -> str:
+    return sign.partition(":")[0]
+
+
+def _look_text(step: int, found: Mapping[str, float]) -> str:
     parts = [f"step {step:,}"]
     if "held_out" in found:
         parts.append(f"held-out loss {found['held_out']:.3f}, next token right {found['next_token']:.0%}")
     if "general" in found:
         parts.append(f"general loss {found['general']:.3f}")
-    return "; ".join(parts) + (f'; says: "{sample[:120]}"' if sample else "")
+    return "; ".join(parts)
 
 
 def _write_gguf(plan: TunePlan, folder: Path) -> Job[Path | None]:
@@ -221,13 +238,15 @@ def _order(plan: TunePlan, folder: Path, *, look_only: bool = False) -> dict[str
         "resume": state.is_file() and not look_only, "look_only": look_only,
         "learn": [example.as_order() for example in plan.learn],
         "held_out": [example.as_order() for example in plan.held_out],
-        "general": [example.as_order() for example in plan.general], "sample": config.sample, "answers": config.answers,
+        "general": [example.as_order() for example in plan.general], "samples": list(config.samples),
+        "answers": config.answers, "curves": str(curves_file(config.output)),
         "rank": recipe.rank, "alpha": recipe.alpha, "rate": recipe.rate, "epochs": recipe.epochs,
         "length": recipe.length, "modules": plan.modules.names, "dropout": values["lora_dropout"],
         "rslora": values["rslora"] == "on", "dora": values["dora"] == "on", "batch": values["train_batch"],
         "accumulation": values["accumulation"], "max_steps": values["max_steps"], "warmup": values["warmup"],
         "schedule": values["schedule"], "decay": values["weight_decay"], "patience": values["patience"],
-        "seed": values["train_seed"], "threads": config.threads or physical_cores(), "look_every": 0,
+        "seed": values["train_seed"], "threads": config.threads or physical_cores(),
+        "look_every": values["eval_steps"], "sample_every": values["sample_steps"],
         "checkpointing": plan.price.checkpointing,
     }  # fmt: skip
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from localknobs.convert.checkpoint import open_checkpoint
 from localknobs.convert.families import architecture_of
 from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough, NotFound
+from localknobs.figures import KINDS
 from localknobs.hardware import available_memory_bytes, graphics_cards
 from localknobs.knobs import Value
 from localknobs.tune.config import Recipe, TuneConfig, choose
@@ -72,6 +73,8 @@ def plan_finetune(config: TuneConfig) -> TunePlan:
             f"Fine-tuning takes {', '.join(missing)}, not installed here", "pip install 'localknobs[train]'"
         )
     _check_output(config.output)
+    if config.picture and config.picture.suffix.lower() not in KINDS:
+        raise BadValue(f"{config.picture} is no picture's name", f"--curves writes {' or '.join(KINDS)}.")
     values = config.values()
     with_checkpoint = open_checkpoint(config.base)
     try:
@@ -175,8 +178,9 @@ def _fingerprint(
     files = sorted(
         (file.name, file.stat().st_size) for file in config.base.iterdir() if file.suffix in (".safetensors", ".bin")
     )
+    shaping = {name: value for name, value in values.items() if name != "sample_steps"}
     said = [
-        values, [example.key for example in examples], [example.key for example in general], settings, files,
-        architecture_of(settings), config.answers, config.sample,
+        shaping, [example.key for example in examples], [example.key for example in general], settings, files,
+        architecture_of(settings), config.answers,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()

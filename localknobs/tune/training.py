@@ -44,12 +44,19 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a training reads: to learn from, held out, general text, and questions with the answers that are right."""
+    """What a training reads.
+
+    Args:
+        learn, held_out, general: To learn from, held out, and text of another kind.
+        questions: Held-out ones, each with the answer that is right.
+        samples: Fixed prompts: text, tokens, and most tokens of an answer.
+    """
 
     learn: list[Encoded]
     held_out: list[Encoded]
     general: list[Encoded]
     questions: list[tuple[list[int], str]]
+    samples: list[tuple[str, list[int], int]]
 
 
 class Training:
@@ -57,7 +64,7 @@ class Training:
 
     Args:
         order: Numbers of the training: `rate`, `steps`, `batch`, `accumulation`, `warmup`, `schedule`, `decay`,
-            `patience`, `look_every`, `seed`, `state` (a file), `fingerprint`, `resume`.
+            `patience`, `look_every`, `sample_every`, `seed`, `state` (a file), `fingerprint`, `resume`.
         trainee: The base with its adapter.
         material: What it reads.
         tokenizer: Of the base.
@@ -92,6 +99,7 @@ class Training:
             progress.first = self._look()
             progress.first["right"] = self._right()
             self._say({"before": progress.first})
+            self.sample()
         began = saved_at = monotonic()
         earlier = progress.seconds
         batches = endless(
@@ -102,6 +110,8 @@ class Training:
             progress.seconds = earlier + monotonic() - began
             self._say({"step": progress.step, **said})
             last = progress.step == order["steps"]
+            if progress.step % order["sample_every"] == 0 and not last:  # at the end the adapter that is kept answers
+                self.sample()
             if progress.step % order["look_every"] == 0 or last:
                 enough = self._take_look()
                 self._save()
@@ -125,6 +135,7 @@ class Training:
         import torch
 
         order, progress = self._order, self.progress
+        began = monotonic()
         rate = order["rate"] * rate_at(progress.step, order["steps"], order["warmup"], order["schedule"])
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -137,16 +148,21 @@ class Training:
             total += float(loss.detach())
             tokens += sum(len(example.tokens) for example in part)
         mean = total / learned
+        if not math.isfinite(mean) and not progress.step:
+            raise LocalknobsError(
+                "The loss is no number at the first step", "The base itself is damaged, or --lora-alpha far too high."
+            )
         if not math.isfinite(mean):
             raise LocalknobsError(
-                f"The loss is no number any more at step {progress.step + 1:,}", "Give a lower --lr, and --restart."
+                f"Divergence: the loss is no number any more at step {progress.step + 1:,} (learning rate {rate:.2g})",
+                "Give a lower one, such as a third (--lr), and --restart.",
             )
         torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.losses.append(mean)
-        return {"loss": mean, "rate": rate, "tokens": tokens}
+        return {"loss": mean, "rate": rate, "tokens": tokens, "took": round(monotonic() - began, 6)}
 
     def _look(self) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -169,13 +185,19 @@ class Training:
             self._best_state = adapter_state(self._trainee)
         else:
             progress.looks_since_best += 1
-        sample = self.written(*self._material.questions[0]) if self._material.questions else ""
-        self._say({"look": found, "at": progress.step, "sample": sample})
+        self._say({"look": found, "at": progress.step})
         return bool(self._material.held_out) and 0 < self._order["patience"] <= progress.looks_since_best
 
-    def written(self, prompt: list[int], right: str) -> str:
-        """Return what the model answers, in about as many tokens as the right answer has."""
-        room = len(self._tokenizer(right, add_special_tokens=False)["input_ids"]) + 16
+    def sample(self) -> list[str]:
+        """Answer the fixed prompts, tell of it, and return the answers."""
+        samples = self._material.samples
+        answers = [self._written(tokens, room) for _, tokens, room in samples]
+        if samples:
+            told = [[prompt, text] for (prompt, _, _), text in zip(samples, answers, strict=True)]
+            self._say({"samples": told, "at": self.progress.step})
+        return answers
+
+    def _written(self, prompt: list[int], room: int) -> str:
         tokens = answer(self._trainee, prompt, room, self._tokenizer.eos_token_id)
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text.strip()
@@ -185,7 +207,8 @@ class Training:
         asked = self._material.questions
         hits = 0
         for prompt, right in asked:
-            hits += self.written(prompt, right) == right.strip()
+            room = len(self._tokenizer(right, add_special_tokens=False)["input_ids"]) + 16
+            hits += self._written(prompt, room) == right.strip()
             self._say({"asked": 1})
         return hits / len(asked) if asked else math.nan
 

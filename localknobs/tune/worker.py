@@ -11,16 +11,20 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from localknobs.convert.child import Say, serve
 from localknobs.errors import BadFile
+from localknobs.tune.curves import CurveLog
 from localknobs.tune.encode import Encoded, Encoder, load_tokenizer
 from localknobs.tune.trainee import load_trainee
 from localknobs.tune.training import Material, Training
 
 GENERAL_LENGTH, GENERAL_TOKENS = 256, 4096
 """Most tokens of a general example or a piece of text, and of all of them together: they are read at each look."""
+SAMPLE_TOKENS = 96
+"""Most tokens of the answer to a prompt of the user's."""
 
 
 def _listen(stop: threading.Event) -> None:
@@ -32,6 +36,7 @@ def _listen(stop: threading.Event) -> None:
 def _run(order: dict[str, Any], say: Say) -> None:
     # Nothing is looked up on the hub.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    log = CurveLog(Path(order["curves"]))
     stop = threading.Event()
     threading.Thread(target=_listen, args=(stop,), daemon=True).start()
     tokenizer = load_tokenizer(order["base"])
@@ -50,19 +55,30 @@ def _run(order: dict[str, Any], say: Say) -> None:
     trainee, device = load_trainee(order)
     general = _encoded(Encoder(tokenizer, min(GENERAL_LENGTH, order["length"])), order["general"])
     say({"loaded": device})
-    material = Material(learn, held_out, _first(general, GENERAL_TOKENS), _questions(encoder, order))
-    numbers = {**order, "steps": steps, "look_every": order["look_every"] or max(1, min(200, -(-steps // 12)))}
-    training = Training(numbers, trainee, material, tokenizer, say, stop.is_set)
+    material = Material(
+        learn, held_out, _first(general, GENERAL_TOKENS), _questions(encoder, order),
+        _samples(tokenizer, encoder, order),
+    )  # fmt: skip
+    look_every = order["look_every"] or max(1, min(200, -(-steps // 12)))
+    numbers = {
+        **order, "steps": steps, "look_every": look_every, "sample_every": order["sample_every"] or look_every,
+    }  # fmt: skip
+
+    def tell(message: dict[str, Any]) -> None:
+        log.take(message)  # first: the parent reads the log when it hears of it
+        say(message)
+
+    training = Training(numbers, trainee, material, tokenizer, tell, stop.is_set)
     if not training.run():
         return
     after = training.measure()
     trainee.save_pretrained(order["output"])
-    progress = training.progress
-    say({
+    progress, written = training.progress, training.sample()
+    tell({
         "finished": {
             "before": progress.first, "after": after, "step": progress.step, "best_step": progress.best_step,
             "seconds": progress.seconds, "losses": progress.losses, "device": device,
-            "sample": training.written(*material.questions[0]) if material.questions else "",
+            "sample": written[0] if written else "",
         }
     })  # fmt: skip
 
@@ -92,13 +108,26 @@ def _steps(order: Mapping[str, Any], examples: int) -> int:
 def _questions(encoder: Encoder, order: Mapping[str, Any]) -> list[tuple[list[int], str]]:
     """Return the held-out questions that are asked, each with its right answer."""
     found = []
-    if order["sample"]:
-        found.append((encoder.prompt([{"role": "user", "content": order["sample"]}]), " " * 64))
     for example in order["held_out"][: order["answers"]]:
         if example["kind"] == "chat":
             *asked, right = example["messages"]
             found.append((encoder.prompt(asked), right["content"]))
     return found
+
+
+def _samples(tokenizer: Any, encoder: Encoder, order: Mapping[str, Any]) -> list[tuple[str, list[int], int]]:
+    """Return the fixed prompts with room for their answers; the first held-out question where none was given."""
+    given = [
+        (text, encoder.prompt([{"role": "user", "content": text}]), SAMPLE_TOKENS) for text in order["samples"]
+    ]  # fmt: skip
+    if given:
+        return given
+    for example in order["held_out"]:
+        if example["kind"] == "chat":
+            *asked, right = example["messages"]
+            room = len(tokenizer(right["content"], add_special_tokens=False)["input_ids"]) + 16
+            return [(asked[-1]["content"] if asked else "", encoder.prompt(asked), room)]
+    return []
 
 
 def _data_look(tokenizer: Any, learn: Sequence[Encoded], held_out: Sequence[Encoded]) -> dict[str, Any]:

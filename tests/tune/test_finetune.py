@@ -2,21 +2,23 @@
 
 import itertools
 import json
+import random
 
 import pytest
+from repository import REPOSITORY
 from tiny_training import make_base, tiny_config
 
 from localknobs.convert.adapter import open_adapter
-from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough, NotFound
+from localknobs.errors import BadFile, BadValue, LocalknobsError, MissingExtra, NotEnough, NotFound
 from localknobs.gguf_info import read_header
 from localknobs.jobs import Measured, Noted, drain
+from localknobs.tune.curves import curves_file, read_curves
 from localknobs.tune.encode import Encoded
 from localknobs.tune.examples import shipped_examples
 from localknobs.tune.finetune import CARD, finetune, look_at_data
 from localknobs.tune.losses import endless, rate_at
 from localknobs.tune.plan import STATE, plan_finetune
 from localknobs.tune.price import price
-from localknobs.tune.signs import warnings_of
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +81,84 @@ def test_a_killed_training_goes_on_to_the_same_end(base, whole, tmp_path, monkey
             if isinstance(event, Measured) and event.name == "loss" and event.step == 9:
                 started[-1].process.kill()
     assert "goes on from the last state" in raised.value.hint
+    stopped = read_curves(curves_file(config.output))
+    assert 9 <= stopped.step < stopped.steps == whole[0].data["steps"] and stopped.samples[0].step == 0
+    assert (tmp_path / "adapter.curves.svg").is_file()
     result, _ = train(config)
     assert result.losses == pytest.approx(whole[0].losses, abs=1e-3)
+    curves = read_curves(curves_file(config.output))
+    assert [step for step, _ in curves.loss] == list(range(1, result.steps + 1)), "one curve without a seam"
+    assert [loss for _, loss in curves.loss] == pytest.approx(result.losses)
+    uninterrupted = read_curves(curves_file(whole[0].folder))
+    assert [step for step, _ in curves.held_out] == [step for step, _ in uninterrupted.held_out]
+    assert curves.kept == result.best_step
+
+
+def test_fixed_prompts_are_answered_every_so_many_steps(base, tmp_path):
+    asked = ("say 3", "who are you?")
+    knobs = {"sample_steps": 2, "eval_steps": 4, "max_steps": 6, "held_out_share": 0.0}
+    result, events = train(tiny_config(base, tmp_path, samples=asked, knobs=knobs))
+    samples = read_curves(curves_file(result.folder)).samples
+    assert [(one.step, one.prompt) for one in samples] == [(step, text) for step in (0, 2, 4, 6) for text in asked]
+    assert result.sample == samples[-2].answer
+    notes = [event.text for event in events if isinstance(event, Noted)]
+    assert sum('"who are you?" is answered' in text for text in notes) == 4
+
+
+@pytest.mark.slow
+def test_overfitting_is_named_while_it_runs(tmp_path):
+    chance = random.Random(1)
+    words = "red blue green cold warm old new big small".split()
+    learned_by_heart = [
+        {"prompt": f"say {number}", "completion": " ".join(chance.choices(words, k=4))} for number in range(24)
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(one) + "\n" for one in learned_by_heart))
+    knobs = {
+        "lora_r": 16, "learning_rate": 0.005, "epochs": 15.0, "patience": 0, "eval_steps": 10, "lora_dropout": 0.0,
+        "held_out_share": 0.3,
+    }  # fmt: skip
+    base = REPOSITORY / "models" / "checkpoint"
+    result, events = train(tiny_config(base, tmp_path, data=data, knobs=knobs))
+    notes = [event.text for event in events if isinstance(event, Noted)]
+    assert any(sign.startswith("Overfitting") for sign in result.signs)
+    assert sum(text.startswith("Overfitting") for text in notes) == 1, "each sign is named once"
+    assert not notes[-1].startswith("Overfitting"), "and when it is seen"
+    assert result.after["held_out"] < result.looks[-1][1]["held_out"], "the best adapter is kept"
+
+
+def trainee_order(base, tmp_path, **changes):
+    """Return a trainee, and the order of a training of it in this process."""
+    from localknobs.tune.finetune import _order
+    from localknobs.tune.trainee import load_trainee
+
+    order = _order(plan_finetune(tiny_config(base, tmp_path)), tmp_path / "out")
+    order.update(steps=3, look_every=1, sample_every=1, **changes)
+    return load_trainee(order)[0], order
+
+
+@pytest.mark.parametrize(
+    ("bad", "said", "hint"),
+    [(2, "Divergence: the loss is no number any more at step 2", "--lr"), (1, "no number at the first step", "base")],
+)
+def test_a_loss_that_is_no_number_ends_a_training(base, tmp_path, monkeypatch, bad, said, hint):
+    from localknobs.tune import training
+
+    trainee, order = trainee_order(base, tmp_path)
+    losses, real = [], training.summed_loss
+
+    def broken(*arguments):
+        loss, count, right = real(*arguments)
+        losses.append(float(loss.detach()))
+        return (loss * float("nan") if len(losses) == bad else loss), count, right
+
+    monkeypatch.setattr(training, "summed_loss", broken)
+    example = Encoded([5, 6, 7, 8], [True] * 4, 1, 4)
+    material = training.Material([example] * 8, [], [], [], [])
+    run = training.Training(order, trainee, material, None, lambda message: None, lambda: False)
+    with pytest.raises(LocalknobsError, match=said) as raised:
+        run.run()
+    assert hint in raised.value.hint
 
 
 @pytest.mark.slow
@@ -218,19 +296,3 @@ def test_every_example_is_read_once_a_reading_and_the_order_goes_on():
     assert taken[:8] != taken[8:16]
     later = endless(examples, 4, seed=5, done=11)
     assert [next(later) for _ in range(13)] == taken[11:]
-
-
-@pytest.mark.parametrize(
-    ("after", "held", "losses", "said"),
-    [
-        ({"general": 2.3, "held_out": 1.0}, [2.0, 1.0], [], "Forgetting"),
-        ({"general": 2.0, "held_out": 1.0}, [2.0, 1.0, 1.4], [], "Overfitting"),
-        ({"general": 2.0, "held_out": 1.9}, [2.0, 1.9], [3.0] * 20 + [1.9] * 40, "Plateau"),
-        ({"general": 2.0, "held_out": 0.1}, [2.0, 0.1], [3.0] * 20 + [0.1] * 40, ""),
-    ],
-)
-def test_signs_of_failure_are_named(after, held, losses, said):
-    assert not warnings_of({"general": 0.02}, {"general": 0.04}, [], []), "a loss near 0 doubles by nothing"
-    looks = [(step, {"held_out": loss}) for step, loss in enumerate(held)]
-    found = warnings_of({"general": 2.0, "held_out": 2.0}, after, looks, losses)
-    assert [sign.split(":")[0] for sign in found] == ([said] if said else [])
