@@ -59,8 +59,8 @@ def run(options: Namespace) -> int:
     from localknobs.cli.curves_bar import CurvesBar
     from localknobs.evaluate.stages import shipped_text
     from localknobs.tune.config import TuneConfig
-    from localknobs.tune.effects import effect_of
     from localknobs.tune.curves import curves_file
+    from localknobs.tune.effects import effect_of
     from localknobs.tune.examples import SHIPPED, shipped_examples
     from localknobs.tune.finetune import finetune, look_at_data
     from localknobs.tune.picture import picture_file
