@@ -16,7 +16,8 @@ from typing import Any
 from localknobs.convert.checkpoint import Checkpoint, open_weights, read_json
 from localknobs.convert.float_types import FLOAT_BYTES
 from localknobs.convert.weight_files import TensorSpec
-from localknobs.errors import BadFile, BadValue, NotFound, Unsupported
+from localknobs.engine.adapter_files import path_and_scale
+from localknobs.errors import BadFile, NotFound, Unsupported
 
 PROMPT_TYPES = frozenset({"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"})
 """Kinds of peft that add tokens to the input; no weight of the model can hold them."""
@@ -53,18 +54,8 @@ def parse_lora(text: str) -> LoraChoice:
     Raises:
         BadValue: no path, or a scale that is not finite.
     """
-    head, colon, tail = text.rpartition(":")
-    if colon and head and not Path(text).exists():
-        try:
-            scale = float(tail)
-        except ValueError:
-            return LoraChoice(Path(text).expanduser())
-        if not math.isfinite(scale):
-            raise BadValue(f"The scale of an adapter cannot be {tail}", "1 is as it was trained, 0.5 half of it.")
-        return LoraChoice(Path(head).expanduser(), scale)
-    if not text:
-        raise BadValue("--lora needs the folder of an adapter", "Such as --lora my-adapter or --lora my-adapter:0.5")
-    return LoraChoice(Path(text).expanduser())
+    name, scale = path_and_scale(text)
+    return LoraChoice(Path(name).expanduser(), scale)
 
 
 @dataclass(frozen=True, slots=True)

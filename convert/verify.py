@@ -23,6 +23,7 @@ from localknobs.convert.logit_distance import Distance, Limits, limits_for
 from localknobs.convert.merge import MergedSource, open_source
 from localknobs.convert.token_proof import SAMPLE
 from localknobs.convert.verify_checks import CONVERSATIONS, Check, check_edges, check_template, check_tokens
+from localknobs.engine.adapter_files import text_of
 from localknobs.engine.process import WorkerProcess
 from localknobs.engine.templates import TemplateRenderer
 from localknobs.errors import BadValue, EngineDied, LocalknobsError, MissingExtra, NotEnough
@@ -214,7 +215,7 @@ def _compare(plan: VerifyPlan, expected: Mapping[str, Any], folder: Path) -> Job
         threads = config.threads or physical_cores()
         worker.send({
             "model": str(config.model), "threads": threads, "context": MOST_TOKENS,
-            "adapters": [[str(path), scale] for path, scale in config.adapters],
+            "lora": [text_of(str(path), scale) for path, scale in config.adapters],
         })  # fmt: skip
         file = yield from _next(worker)
         template, rendered = check_template(expected, file, renderer)

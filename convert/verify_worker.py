@@ -15,18 +15,21 @@ import numpy as np
 from localknobs.convert.child import Say, serve
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import LocalknobsError, NotEnough
+from localknobs.gguf_info import read_header
 
 
 def _run(order: dict[str, Any], say: Say) -> None:
-    from localknobs.engine.adapters import attach_adapters
+    from localknobs.engine.adapters import put_on
     from localknobs.engine.llama import LoadedModel, lib, send_log_to_stderr
 
     send_log_to_stderr()
     size = order["context"]
-    settings = LoadSettings(model=Path(order["model"]), n_ctx=size, n_gpu_layers=0, n_batch=size, n_ubatch=size)
+    settings = LoadSettings(
+        model=Path(order["model"]), n_ctx=size, n_gpu_layers=0, n_batch=size, n_ubatch=size, lora=tuple(order["lora"])
+    )
     model = LoadedModel(settings, size, order["threads"], False, lambda done: None)
     _make_exact(lib, model, size, order["threads"])
-    attach_adapters(model, [(Path(path), scale) for path, scale in order["adapters"]])
+    put_on(model, read_header(settings.model), settings)
     vocabulary = model.vocabulary
     say({
         "template": model.chat_template() or "",

@@ -280,5 +280,7 @@ def _plain(stats: object) -> dict[str, Any]:
         name: value
         for name, value in (stats.items() if isinstance(stats, dict) else ())
         # Not NaN, infinity, or a number too long to print.
-        if isinstance(value, str) or (type(value) in (int, float) and abs(value) < 1e15)
+        if isinstance(value, str)
+        or (isinstance(value, list) and all(isinstance(text, str) for text in value))
+        or (type(value) in (int, float) and abs(value) < 1e15)
     }

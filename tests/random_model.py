@@ -90,7 +90,7 @@ def write_random_model(
     context: int = 512, fillers: int | Sequence[str] = (), added: Sequence[str] = (), template: str | None = TEMPLATE,
     kind: str = "F32", seed: int = 0, keys: Mapping[str, Any] | None = None, never_ends: bool = False,
     loud_layers: int | None = None, whisper: float = 0.0, sharpness: float = 1.0, architecture: str = "llama",
-    rotary: int = 0,
+    rotary: int = 0, norm_spread: float = 0.0,
 ) -> Path:  # fmt: skip
     """Write a model of random weights; return its path.
 
@@ -111,6 +111,7 @@ def write_random_model(
             have a sliding window, if `keys` name one.
         rotary: Values of a head that are rotated, all by default.
         sharpness: Factor on the logits; 1 makes nearly all tokens equally likely.
+        norm_spread: How far the weights of norms lie from 1, at random, as those of a trained model do.
     """
     if isinstance(fillers, int):
         fillers = [f"\u2581w{at}" for at in range(fillers)]
@@ -133,7 +134,10 @@ def write_random_model(
             writer.add_tensor(name, gguf.quants.quantize(data, type_of), raw_dtype=type_of)
 
     def ones(name: str, size: int = width) -> None:
-        writer.add_tensor(name, np.ones(size, np.float32))
+        values = np.ones(size, np.float32)
+        if norm_spread:
+            values += norm_spread * random.standard_normal(size, np.float32)
+        writer.add_tensor(name, values)
 
     key_width = width // heads * kv_heads
     matrix("token_embd.weight", vocabulary, width, 1.0)

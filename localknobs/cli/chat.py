@@ -11,6 +11,7 @@ from localknobs.cli.main import STOPPED
 from localknobs.cli.output import AnswerWriter, note, print_json, show_progress, wrapped
 from localknobs.cli.question import add_all_knob_flags, add_question_arguments, opened, prompt_of, question_of
 from localknobs.engine import ContextDropped, Finished, Noted, PromptRead, Stats, TextArrived
+from localknobs.engine.adapter_rack import AdapterRack
 from localknobs.engine.client import Engine
 from localknobs.errors import BadValue
 from localknobs.fit.speed import remember_answer
@@ -81,6 +82,7 @@ def _answer_once(engine: Engine, prompt: str, options: Namespace, sampler: Sampl
         print_json(
             {
                 "model": engine.info.path, "answer": "".join(pieces), "finish_reason": reason,
+                "adapters": AdapterRack.of(engine.settings).acting(),
                 "preset": sampler.preset.name, "sampler": sampler.values, "stats": asdict(engine.stats),
             }
         )  # fmt: skip

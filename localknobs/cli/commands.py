@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from localknobs.cli.adapter_commands import USAGE, AdapterCommands
 from localknobs.cli.chat import stats_line
 from localknobs.cli.output import AnswerWriter, facts, note, wrapped
 from localknobs.conversations import Conversation, plain_text, saved_conversations
@@ -33,11 +34,18 @@ class Commands:
 
     def __init__(self, repl: Repl) -> None:
         self._repl = repl
+        self.adapters = AdapterCommands(repl.engine)
         self._table: dict[str, tuple[str, str, Callable[[str], None]]] = {
             "/set": ("KNOB VALUE", "turn a knob, as in /set temp 0.2; default resets it, no value shows it", self._set),
             "/knobs": ("", "show every knob that is not at its preset's value", self._knobs),
             "/preset": ("NAME", "use a preset; no name lists them; save NAME keeps your values as one", self._preset),
             "/system": ("TEXT", "set the system prompt; no text shows it, - takes it away", self._system),
+            "/lora": (
+                USAGE,
+                "LoRA adapters of the next answer; no word lists them, off is the base alone",
+                self._lora,
+            ),
+            "/control-vector": (USAGE, "the same for control vectors, in the same list", self._control_vector),
             "/regen": ("", "write the last answer again", self._regenerate),
             "/clear": ("", "begin a new conversation; the old one stays saved", self._clear),
             "/load": ("NUMBER", "go on with a saved conversation; no number lists them", self._load),
@@ -94,6 +102,12 @@ class Commands:
                 note(text)
         when = ", from the next answer on" if value else f"    ({row.range_text()})"
         print(wrapped(f"{row.name} = {row.show(getattr(engine.settings, row.name))}{when}", "    ", ""))
+
+    def _lora(self, text: str) -> None:
+        self.adapters.do("adapter", text)
+
+    def _control_vector(self, text: str) -> None:
+        self.adapters.do("control vector", text)
 
     def _shown(self, row: Knob) -> str:
         value = self._repl.sampler.values[row.name]

@@ -180,13 +180,11 @@ class _QuotedFlags(Parser):
 
 def _variant(text: str, common: dict[str, Value]) -> Variant:
     """Return the model that a word names: a model, or a model with loading flags of its own."""
-    from localknobs.convert.adapter import parse_lora
     from localknobs.engine.settings import LoadSettings
     from localknobs.evaluate.config import Variant
 
     flags = ""
     own: dict[str, Value] = {}
-    loras: list[str] = []
     try:
         path = find_model(text)
     except NotFound:
@@ -196,11 +194,8 @@ def _variant(text: str, common: dict[str, Value]) -> Variant:
         path, flags = find_model(name.strip()), f"-{rest}"
         parser = _QuotedFlags(name.strip())
         add_knob_flags(parser, "loading")
-        parser.add_argument("--lora", metavar="FILE[:SCALE]", action="append", default=[])
-        options = parser.parse_args(shlex.split(flags))
-        own, loras = chosen(options, "loading"), options.lora
+        own = chosen(parser.parse_args(shlex.split(flags)), "loading")
         text = name.strip()
     label = path.stem if text != "built-in" else text
     settings = LoadSettings(model=path, **{**common, **own})  # type: ignore[arg-type]
-    adapters = tuple((choice.path, choice.scale) for choice in map(parse_lora, loras))
-    return Variant(f"{label} {flags}".strip(), settings, flags, adapters)
+    return Variant(f"{label} {flags}".strip(), settings, flags)

@@ -41,7 +41,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--vram", metavar="SIZE", type=_size, help="memory of the graphics card, such as 12G")
     add("--ram", metavar="SIZE", type=_size, default=0, help="main memory, such as 32G")
     add("--ctx", metavar="NUMBER", dest="n_ctx", type=int, help="the same as -c")
-    add("--lora", metavar="FILE", action="append", default=[], type=Path, help="an adapter that is loaded with it")
     add("--measure", action="store_true", help="measure this machine's memory and disk again")
     add("--json", action="store_true", help="print one JSON object instead of text")
     add_knob_flags(parser, "loading")
@@ -122,22 +121,19 @@ def _machine(options: Namespace) -> FitMachine:
 
 
 def _choices(options: Namespace, machine: FitMachine, planning: Planning) -> Choices:
-    from localknobs.fit.choices import choices_of, read_adapters, read_headers
+    from localknobs.fit.choices import choices_of, read_headers
 
     draft: Sequence[Header] = read_headers(find_model(options.model_draft)) if options.model_draft else ()
-    adapters = read_adapters(options.lora)
     if (folder := find_checkpoint(options.spec)) and (folder / "config.json").is_file():
-        return _checkpoint(folder, machine, planning, adapters, draft)
-    choices = choices_of(options.spec, machine, planning, adapters, draft)
+        return _checkpoint(folder, machine, planning, draft)
+    choices = choices_of(options.spec, machine, planning, draft)
     named = choices.candidates[0]
     if choices.path and len(choices.candidates) == 1 and named.name in _FLOATS:
         choices.candidates += _could_be(choices.path)
     return choices
 
 
-def _checkpoint(
-    folder: Path, machine: FitMachine, planning: Planning, adapters: Sequence[Header], draft: Sequence[Header]
-) -> Choices:
+def _checkpoint(folder: Path, machine: FitMachine, planning: Planning, draft: Sequence[Header]) -> Choices:
     """Return what a checkpoint could be converted and quantized to; nothing is written.
 
     Raises:
@@ -151,7 +147,7 @@ def _checkpoint(
 
     with CheckpointSource(folder, ()).header_file() as file:
         header = replace(read_header(file), path=folder / "not-written.gguf", key_ends=())
-    reference = Pricer((header,), machine, adapters, draft, planning)
+    reference = Pricer((header,), machine, draft, planning)
     whole = Candidate(header.quant, header.tensor_bytes, pricer=reference, exists=False)
     return Choices(header.name, reference, [whole, *_could_be(folder)])
 
@@ -175,12 +171,14 @@ def _could_be(path: Path) -> list[Candidate]:
 
 def _show(options: Namespace, machine: FitMachine, choices: Choices) -> int:
     from localknobs.engine import LoadSettings
+    from localknobs.engine.adapter_files import read_adapters
     from localknobs.fit.advice import Adviser, advise, usual_context
 
     header = choices.reference.headers[0]
     wished = options.n_ctx or usual_context(header)
     knobs: dict[str, Any] = {**chosen(options, "loading"), "n_ctx": wished}
     settings = LoadSettings(model=choices.path or header.path, **knobs)
+    read_adapters(settings)  # a missing one is no refusal of every row
     adviser = Adviser(choices.reference, settings)
     rows = adviser.rows(choices.candidates)
     advice = advise(rows, machine, wished)

@@ -46,6 +46,22 @@ class Parser(ArgumentParser):
         )
 
 
+class _More(Action):
+    """Adds the texts of a flag that is given again to those before."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None) -> None:
+        """Keep all texts so far."""
+        setattr(namespace, self.dest, (*(getattr(namespace, self.dest) or ()), *values))
+
+
+class _Words(Action):
+    """Makes one value of the words of a flag."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None) -> None:
+        """Keep them with spaces between."""
+        setattr(namespace, self.dest, " ".join(values))
+
+
 _METAVARS = {
     "float": "NUMBER", "int": "NUMBER", "choice": "NAME", "names": "NAMES", "text": "TEXT", "texts": "TEXT",
     "bias": "BIAS",
@@ -61,9 +77,15 @@ def add_knob_flags(parser: ArgumentParser, group_of: str) -> None:
                 *row.flags, dest=row.name, action="store_const", const="on", default=None,
                 help=f"{row.help} default {row.show(row.default)}".replace("%", "%%"),
             )  # fmt: skip
+        elif row.words:
+            section.add_argument(
+                *row.flags, dest=row.name, nargs=len(row.words), default=None, metavar=row.words, action=_Words,
+                help=f"{row.help} default {default_text(row)}".replace("%", "%%"),
+            )  # fmt: skip
         elif row.flags:
             section.add_argument(
                 *row.flags, dest=row.name, type=_reader(row), default=None, metavar=_METAVARS[row.kind],
+                action=_More if row.kind == "texts" else "store",
                 help=f"{row.help} {row.range_text()}; default {default_text(row)}".replace("%", "%%"),
             )  # fmt: skip
 
@@ -76,7 +98,12 @@ def default_text(row: Knob) -> str:
 def chosen(options: Namespace, group_of: str) -> dict[str, Value]:
     """Return the knobs of a table that were given on the command line."""
     given = {row.name: getattr(options, row.name, None) for row in knobs_of(group_of)}
-    return {name: value for name, value in given.items() if value is not None}
+    values = {name: value for name, value in given.items() if value is not None}
+    if loras := values.get("lora"):
+        from localknobs.convert.adapter_cache import as_gguf  # 40 ms, and only for adapters
+
+        values["lora"] = tuple(as_gguf(str(text)) for text in loras)
+    return values
 
 
 def _reader(row: Knob) -> Callable[[str], Any]:

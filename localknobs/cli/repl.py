@@ -16,6 +16,7 @@ from localknobs.cli.interrupt import ctrl_c_stops
 from localknobs.cli.output import AnswerWriter, note, one_line, wrapped
 from localknobs.conversations import ROOT, Conversation, Node
 from localknobs.engine import ContextDropped, Finished, Noted, PromptRead, TextArrived
+from localknobs.engine.adapter_rack import AdapterRack
 from localknobs.engine.client import Engine
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
 from localknobs.fit.speed import remember_answer
@@ -175,6 +176,7 @@ class Repl:
     def answer(self, continued: Node | None = None) -> None:
         """Write the answer to the branch as it is, or go on with one; Ctrl+C stops it and keeps what was written."""
         messages = self.conversation.messages()
+        adapters = AdapterRack.of(self.engine.settings).acting()
         writer = AnswerWriter()
         node = continued
         finished: Finished | None = None
@@ -194,8 +196,8 @@ class Repl:
                         dropped = event
                     elif isinstance(event, Finished):
                         node = node or self.conversation.add("assistant", "")
-                        # With its model, since another one may go on with the conversation.
-                        stats = {**asdict(event.stats), "model": self.model}
+                        # With its model and adapters, since others may go on with the conversation.
+                        stats = {**asdict(event.stats), "model": self.model, "adapters": adapters}
                         self.conversation.finish(node, event.reason, stats)
                         finished = event
         finally:

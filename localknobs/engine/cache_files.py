@@ -7,12 +7,10 @@ bytes. Only then does llama.cpp see any of it; a state it does not know would en
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
 import struct
-from array import array
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import fields
@@ -20,25 +18,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from localknobs.engine.cache import Gap, TokenCache
+from localknobs.engine.adapters import Adapters, Key
+from localknobs.engine.cache import TokenCache
+from localknobs.engine.cache_snapshot import LEAST_TOKENS, Snapshot, put_back, snapshot_size, take_snapshot
 from localknobs.engine.events import ParkedCache
-from localknobs.engine.llama import lib
 from localknobs.engine.settings import LoadSettings
 from localknobs.gguf_info import Header
 from localknobs.paths import parked_cache_file, written_whole
 from localknobs.units import size_text
 
 MAGIC = b"LOCALKNOBS CACHE 1\n"
-LEAST_TOKENS = 64
-"""Fewer are read again sooner than they are put aside."""
 _SAMPLE = 2**16
 _HARMLESS = {
     "model", "threads", "n_batch", "n_ubatch", "n_ctx", "context_full", "n_sink", "drop_by", "sliding_window",
     "park_cache", "park_limit", "n_gpu_layers", "cpu_moe", "n_cpu_moe", "override_tensor", "split_mode",
     "tensor_split", "main_gpu", "no_kv_offload", "use_extra_bufts", "model_draft", "draft", "draft_max", "draft_min",
-    "draft_p_min", "draft_ngram", "n_gpu_layers_draft",
+    "draft_p_min", "draft_ngram", "n_gpu_layers_draft", "lora", "lora_any_base", "control_vector",
+    "control_vector_layers",
 }  # fmt: skip
-"""Settings under which the same keys and values would be computed; all others make another cache."""
+"""Settings under which the same keys and values would be computed; all others make another cache. Of adapters it is
+their content that counts, not their names."""
 
 
 class ParkedCaches:
@@ -48,12 +47,14 @@ class ParkedCaches:
         cache: The model's.
         header: Of its file.
         settings: How it was loaded; `park_cache` and `park_limit` say where to, and how much.
+        adapters: What acts beside it: the cache is that of `adapters.on`.
     """
 
-    def __init__(self, cache: TokenCache, header: Header, settings: LoadSettings) -> None:
+    def __init__(self, cache: TokenCache, header: Header, settings: LoadSettings, adapters: Adapters) -> None:
         self._cache = cache
-        self._made_by = _fingerprint(header, settings)
-        self._in_memory: OrderedDict[str, tuple[dict[str, Any], bytes]] = OrderedDict()
+        self._of_model = _fingerprint(header, settings)
+        self._adapters = adapters
+        self._in_memory: OrderedDict[str, tuple[dict[str, Any], Snapshot]] = OrderedDict()
         self.use(settings)
 
     def use(self, settings: LoadSettings) -> None:
@@ -67,28 +68,23 @@ class ParkedCaches:
         cache = self._cache
         if self._where == "off" or len(cache.tokens) < LEAST_TOKENS:
             return ParkedCache()
-        size = int(lib.llama_state_seq_get_size(cache.model.context, 0))
+        size = snapshot_size(cache)
         if size > self._limit:
             return ParkedCache(note=f"The cache takes {size_text(size)}, more than --park-limit, and is not put aside.")
-        buffer = (ctypes.c_uint8 * size)()
-        if lib.llama_state_seq_get_data(cache.model.context, buffer, size, 0) != size:
+        if not (snapshot := take_snapshot(cache, size)):
             return ParkedCache(note="llama.cpp could not give its cache out.")
-        data = memoryview(buffer)
-        about = {
-            "made_by": self._made_by,
-            "tokens": list(cache.tokens),
-            "gaps": [[gap.at, list(gap.lost), gap.hole] for gap in cache.gaps],
-            "size": size,
-            "hash": _hash(data),
-        }
         if self._where == "ram":
             self._in_memory.pop(name, None)
-            self._in_memory[name] = about, bytes(data)
-            while sum(len(held) for _, held in self._in_memory.values()) > self._limit:
+            self._in_memory[name] = self._made_by, snapshot
+            while sum(held.size for _, held in self._in_memory.values()) > self._limit:
                 self._in_memory.popitem(last=False)
         else:
+            about = {
+                "made_by": self._made_by, "tokens": snapshot.tokens, "gaps": snapshot.gaps, "size": size,
+                "hash": _hash(snapshot.data),
+            }  # fmt: skip
             try:
-                _write(parked_cache_file(name), about, data)
+                _write(parked_cache_file(name), about, snapshot.data)
                 evict(self._limit)
             except OSError as error:
                 return ParkedCache(note=f"The cache could not be put aside: {error.strerror or error}.")
@@ -98,7 +94,9 @@ class ParkedCaches:
         """Take back what was put aside under a name; what is damaged or of another model is ignored, with a note."""
         if self._where == "off" or self._cache.model.before_decode:  # scores of attention cannot be put aside
             return ParkedCache()
-        found = self._in_memory.get(name) if self._where == "ram" else None
+        made_by, found = self._in_memory.get(name, ({}, None)) if self._where == "ram" else ({}, None)
+        if found and made_by != self._made_by:
+            return ParkedCache(note="The saved cache of this conversation is not used: it is of other adapters.")
         if self._where == "disk":
             file = parked_cache_file(name)
             if not file.is_file():
@@ -111,23 +109,15 @@ class ParkedCaches:
                 os.utime(file)  # the last used stay longest
         if found is None:
             return ParkedCache()
-        return self._take(*found)
+        if reason := put_back(self._cache, found):
+            return ParkedCache(note=f"The saved cache of this conversation {reason}, and is not used.")
+        return ParkedCache(len(self._cache.tokens), found.size)
 
-    def _take(self, about: Mapping[str, Any], data: bytes) -> ParkedCache:
-        cache = self._cache
-        if len(about["tokens"]) >= cache.capacity:
-            return ParkedCache(note="The saved cache of this conversation is larger than the context, and is not used.")
-        cache.clear()
-        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        if lib.llama_state_seq_set_data(cache.model.context, buffer, len(data), 0) != len(data):
-            cache.clear()
-            return ParkedCache(note="llama.cpp did not take the saved cache; the conversation is read again.")
-        cache.tokens[:] = about["tokens"]
-        cache.gaps = [Gap(at, array("i", lost), hole) for at, lost, hole in about["gaps"]]
-        if cache.in_model != len(cache.tokens):
-            cache.clear()
-            return ParkedCache(note="The saved cache holds something else; the conversation is read again.")
-        return ParkedCache(len(cache.tokens), len(data))
+    @property
+    def _made_by(self) -> dict[str, Any]:
+        """What made the cache that the model has now; empty keys of adapters stay those of older files."""
+        on = self._adapters.on
+        return {**self._of_model, "choice of adapters": json.loads(json.dumps(on))} if on != Key() else self._of_model
 
 
 def folder() -> Path:
@@ -145,7 +135,7 @@ def evict(limit_bytes: int) -> None:
             file.unlink(missing_ok=True)
 
 
-def read(file: Path, made_by: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+def read(file: Path, made_by: Mapping[str, Any]) -> Snapshot:
     """Read a file whole, and believe it only when all of it is true.
 
     Raises:
@@ -163,14 +153,15 @@ def read(file: Path, made_by: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]
         if len(MAGIC) + 16 + head_length + data_length != size:
             raise ValueError("it is cut short")
         about = json.loads(stream.read(head_length))
-        differing = [key for key in made_by if about["made_by"].get(key) != made_by[key]]
+        of_file = about["made_by"]
+        differing = [key for key in {**made_by, **of_file} if of_file.get(key) != made_by.get(key)]
         if differing:
             raise ValueError(f"it was made with another {', '.join(differing)}")
         data = stream.read(data_length)
     if len(data) != about["size"] or _hash(data) != about["hash"]:
         raise ValueError("it is damaged")
     _check_about(about)
-    return about, data
+    return Snapshot(about["tokens"], about["gaps"], data)
 
 
 def _check_about(about: Mapping[str, Any]) -> None:
@@ -182,7 +173,7 @@ def _check_about(about: Mapping[str, Any]) -> None:
         raise ValueError("it is damaged")
 
 
-def _write(file: Path, about: Mapping[str, Any], data: memoryview) -> None:
+def _write(file: Path, about: Mapping[str, Any], data: bytes | memoryview) -> None:
     head = json.dumps(about).encode()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with written_whole(file) as beside, os.fdopen(os.open(beside, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as stream:

@@ -9,9 +9,11 @@ from typing import Any
 
 import llama_cpp as lib
 
+from localknobs.engine.adapters import Adapters
 from localknobs.engine.answer import Answer
 from localknobs.engine.cache import TokenCache
 from localknobs.engine.cache_files import ParkedCaches
+from localknobs.engine.cache_snapshot import CachesBySetting
 from localknobs.engine.controls import Controls
 from localknobs.engine.drafting import Drafting
 from localknobs.engine.events import Event, Finished, FinishReason, Looked, Noted, PromptRead, Stats
@@ -57,7 +59,9 @@ class Generator:
     ) -> None:
         self.model = model
         self.cache = TokenCache(model)
-        self.parked = ParkedCaches(self.cache, header, settings)
+        self.adapters = Adapters(model, header)
+        self._caches = CachesBySetting(self.cache)
+        self.parked = ParkedCaches(self.cache, header, settings, self.adapters)
         self.overflow = Overflow(self.cache, header, settings, send)
         self.lookback = Lookback(model)
         self._sampler: Sampler | None = None
@@ -82,6 +86,7 @@ class Generator:
             BadValue: the grammar, the logit bias or the beginning is wrong for this model.
         """
         self._controls = controls
+        self.put_adapters_on()
         plan = controls.plan
         question = prompt.tokens or [max(0, self.model.begin_token)]
         tokens = self.overflow.begin(prompt, question, self._checked(plan.beginning))
@@ -102,6 +107,14 @@ class Generator:
         prompt_s = perf_counter() - prompt_began
         reason = self._write(answer) if whole else "stopped"
         self._send(Finished(reason, self._stats(answer, len(tokens), reused, prompt_s)))
+
+    def put_adapters_on(self) -> None:
+        """Let the adapters that were chosen count from here on; what the cache holds is then what they made of it."""
+        if self.adapters.pending:
+            before = self.adapters.on
+            self.adapters.apply()
+            if before != self.adapters.on:
+                self._caches.switch(before, self.adapters.on)
 
     def _checked(self, beginning: Sequence[int]) -> Sequence[int]:
         """Return the tokens an answer begins with, without an end token, after which nothing is decoded."""
@@ -214,6 +227,7 @@ class Generator:
 
     def time_tokens(self, **counts: int) -> float:
         """Return the seconds of `timing.seconds_of`; the cache is empty after it."""
+        self.put_adapters_on()
         self.cache.clear()
         return seconds_of(self.model, **counts)
 

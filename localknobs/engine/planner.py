@@ -78,7 +78,7 @@ class Planner:
             Unsupported: llama.cpp refuses, or its account cannot be read in this build.
         """
         fields = command["settings"]
-        settings = LoadSettings(**{**fields, "model": Path(fields["model"])})
+        settings = LoadSettings.from_plain(fields)
         self._errors.clear()
         self._output_bytes = 0
         parameters = llama_parameters(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSettings:
     """What to load and how.
 
-    The meaning and range of each field is its row in `knobs/` (loading, rope, cache, placement).
+    The meaning and range of each field is its row in `knobs/` (loading, rope, cache, placement, adapters).
 
     Args:
         model: Path of a GGUF file (of the first shard, when split).
@@ -57,4 +59,17 @@ class LoadSettings:
     draft_p_min: float = 0.0
     draft_ngram: int = 3
     n_gpu_layers_draft: int = -1
+    lora: tuple[str, ...] = ()
+    lora_any_base: str = "off"
+    control_vector: tuple[str, ...] = ()
+    control_vector_layers: str = ""
     use_extra_bufts: bool | None = None
+
+    @classmethod
+    def from_plain(cls, fields: Mapping[str, Any]) -> LoadSettings:
+        """Return the settings of a mapping that went through JSON."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+        }
+        values["model"] = Path(values["model"])
+        return cls(**values)

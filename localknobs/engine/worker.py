@@ -17,11 +17,11 @@ import traceback
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 from localknobs.engine import protocol
+from localknobs.engine.adapter_files import check_adapters, read_adapters
 from localknobs.engine.controls import Controls, Plan
 from localknobs.engine.events import Event, ModelInfo, TokensScored
 from localknobs.engine.settings import LoadSettings
@@ -31,6 +31,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.hardware import logical_cores, physical_cores
 from localknobs.knobs import check_values, defaults
+from localknobs.knobs.adapters import ADAPTERS
 from localknobs.knobs.overflow import PARKING, WHEN_FULL
 from localknobs.units import count_text
 
@@ -115,6 +116,8 @@ class Worker:
             self._write(protocol.to_line({"seconds": self._generator.time_tokens(**command["tokens"])}))
         elif command["do"] in ("save_cache", "restore_cache"):
             parked = self._generator.parked
+            if command["do"] == "restore_cache":
+                self._generator.put_adapters_on()
             done = (parked.save if command["do"] == "save_cache" else parked.restore)(command["name"])
             self._write(protocol.to_line({"tokens": done.tokens, "size_bytes": done.size_bytes, "note": done.note}))
         elif command["do"] == "settings":
@@ -123,6 +126,8 @@ class Worker:
     def _use_settings(self, values: dict[str, Any]) -> None:
         """Take loading knobs that need no new load, from the next answer on."""
         settings = replace(self._settings, **values)
+        # First, as it alone can fail for what lies in files; nothing is changed then.
+        chosen = self._generator.adapters.choose(settings) if any(row.name in values for row in ADAPTERS) else ()
         if settings.threads != self._settings.threads:
             self._generator.set_threads(*self._threads(settings.threads))
         if any(name.startswith("draft") for name in values):
@@ -132,7 +137,8 @@ class Worker:
         if any(row.name in values for row in WHEN_FULL):
             self._generator.overflow.use(settings)
         self._settings = settings
-        self._write(protocol.to_line({"notes": [note] if (note := self._generator.drafting.note) else []}))
+        note = self._generator.drafting.note
+        self._write(protocol.to_line({"notes": [*chosen, *([note] if note else [])]}))
 
     def _look(self, command: dict[str, Any]) -> None:
         """Answer a look, unless the answer that was being written has done it already."""
@@ -151,10 +157,11 @@ class Worker:
         from localknobs.engine.refusals import check_settings
 
         fields = command["settings"]
-        settings = LoadSettings(**{**fields, "model": Path(fields["model"])})
+        settings = LoadSettings.from_plain(fields)
         header = read_header(settings.model)
         check_is_model(header)
         check_settings(header, settings)
+        check_adapters(read_adapters(settings), header, settings)  # before the weights are read
         plan = plan_context(header, settings)
         if header.chat_template:
             self._renderer.start()  # starts up while the model loads
@@ -172,6 +179,7 @@ class Worker:
                 model, settings, threads, use_extra_bufts=bool(command["use_extra_bufts"]), probe=self._probe
             )
         self._generator = generate.Generator(model, draft, header, settings, tuners, threads, self._send)
+        adapter_notes = self._generator.adapters.choose(settings)
         self._settings = settings
         draft_note = self._generator.drafting.note
         control_texts, added_texts = model.reserved_texts(model.chat_template())
@@ -200,7 +208,7 @@ class Worker:
             recommended=header.sampling,
             system_info=llama.lib.llama_print_system_info().decode("utf-8", "replace").strip(),
             devices=devices,
-            notes=(*plan.notes, *([draft_note] if draft_note else [])),
+            notes=(*plan.notes, *adapter_notes, *([draft_note] if draft_note else [])),
         )
         self._write(protocol.to_line({"loaded": {name: getattr(info, name) for name in ModelInfo.__slots__}}))
 

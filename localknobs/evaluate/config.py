@@ -53,13 +53,11 @@ class Variant:
         label: Its name in the report.
         settings: Which file, and how it is loaded; the context is chosen by what is measured.
         flags: The settings that differ from the run's, as they are typed.
-        adapters: GGUF adapters that are put on it, each with the factor on top of its own scale.
     """
 
     label: str
     settings: LoadSettings
     flags: str = ""
-    adapters: tuple[tuple[Path, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from localknobs.engine.adapters import attach_adapters
+from localknobs.engine.adapters import put_on
 from localknobs.engine.batch import Logits, TokenBatch, Tokens
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.settings import LoadSettings
 from localknobs.engine.templates import ChatTemplate
 from localknobs.errors import BadFile, LocalknobsError
+from localknobs.gguf_info import read_header
 
 PIECE_BYTES = 40 * 2**20
 """Most logits that are held of one model at a time; twice that while the next piece is computed."""
@@ -116,12 +116,11 @@ def open_models(worker: Any, order: dict[str, Any]) -> None:
     """Load models in place of those that are open; say what each has."""
     close_models(worker)
     for fields in order["models"]:
-        settings = dict(fields["settings"])
-        settings["model"] = Path(settings["model"])
+        settings = LoadSettings.from_plain(fields["settings"])
         worker.say({"loading": fields["label"]})
         # Without repacked weights: on some machines their instructions fault, and numbers stay comparable.
-        model = LoadedModel(LoadSettings(**settings), order["context"], order["threads"], False, lambda done: None)
-        attach_adapters(model, [(Path(path), scale) for path, scale in fields["adapters"]])
+        model = LoadedModel(settings, order["context"], order["threads"], False, lambda done: None)
+        put_on(model, read_header(settings.model), settings)
         worker.models.append(OpenModel(fields["number"], fields["label"], model, TokenBatch(model)))
         worker.say({
             "opened": fields["number"], "vocabulary": model.vocabulary_size, "context": model.context_size,

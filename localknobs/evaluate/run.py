@@ -15,6 +15,7 @@ import numpy as np
 
 from localknobs import version
 from localknobs.convert.imatrix import text_bytes
+from localknobs.engine.adapter_files import check_adapters, read_adapters
 from localknobs.engine.checks import plan_context
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadValue
@@ -27,7 +28,7 @@ from localknobs.evaluate.store import remove_oldest
 from localknobs.evaluate.summaries import by_position, forgetting_of, needle_result, speed_of, task_results
 from localknobs.evaluate.tasks import GENERAL, Item, read_suite
 from localknobs.fit.bill import Bill
-from localknobs.fit.choices import read_adapters, read_headers
+from localknobs.fit.choices import read_headers
 from localknobs.fit.formula import computed_bill
 from localknobs.fit.machine import other_machine, this_machine
 from localknobs.fit.planning import Planning
@@ -109,11 +110,7 @@ def plan_eval(config: EvalConfig) -> EvalPlan:
     for number, variant in variants:
         largest = max(config.chunk_tokens, context if long else 0, *config.needle_lengths, config.position_tokens)
         plan_context(headers[number], replace(variant.settings, n_ctx=largest))
-        for path, _ in variant.adapters:
-            if read_header(path).kind != "adapter":
-                raise BadValue(
-                    f"{path} is no adapter", "Make one of a PEFT adapter: localknobs convert FOLDER --base BASE"
-                )
+        check_adapters(read_adapters(variant.settings), headers[number], variant.settings)
     text = config.text or shipped_text()
     text_bytes(text)
     mode, notes = _mode(config, headers)
@@ -225,8 +222,7 @@ def _memories(plan: EvalPlan) -> Job[dict[int, Bill]]:
     machine, bills, planning = this_machine(), {}, Planning()
     try:
         for number, variant in plan.variants:
-            adapters = read_adapters([path for path, _ in variant.adapters])
-            with Pricer(read_headers(variant.settings.model), machine, adapters, planning=planning) as pricer:
+            with Pricer(read_headers(variant.settings.model), machine, planning=planning) as pricer:
                 bills[number] = pricer.price(_with_context(plan, number))
     finally:
         planning.close()
@@ -270,7 +266,7 @@ def _result(plan: EvalPlan, number: int, found: Found, bill: Bill) -> ModelResul
 
 
 def _about(variant: Variant, header: Header, bill: Bill) -> ModelResult:
-    size = _size(header) + sum(path.stat().st_size for path, _ in variant.adapters)
+    size = _size(header) + sum(file.path.stat().st_size for file in read_adapters(variant.settings))
     return ModelResult(
         label=variant.label, file=variant.settings.model.name, flags=variant.flags, quant=header.quant,
         parameters=header.parameters, size_bytes=size, bits_per_weight=header.bits_per_weight,

@@ -40,7 +40,6 @@ class Session:
                 "number": number,
                 "label": variant.label,
                 "settings": _plain(variant.settings),
-                "adapters": [[str(path), scale] for path, scale in variant.adapters],
             }
             for number, variant in models
         ]

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from localknobs.engine import probe
+from localknobs.engine.adapter_files import read_adapters
 from localknobs.errors import EngineDied
 from localknobs.evaluate.config import TIME_SHARES, Variant
 from localknobs.evaluate.results import StageTime
@@ -181,10 +182,10 @@ class Stages:
 def _mark(variant: Variant, header: Header) -> dict[str, Any]:
     """Return what tells the numbers of a model from those of another; threads change none."""
     settings = {item.name: getattr(variant.settings, item.name) for item in fields(variant.settings)}
-    for free in ("model", "threads", "n_ctx", "use_extra_bufts"):
+    for free in ("model", "threads", "n_ctx", "use_extra_bufts", "lora", "lora_any_base", "control_vector"):
         settings.pop(free)
     return {
         "files": [file_mark(shard) for shard in shard_paths(header)], "settings": settings,
-        "adapters": [[file_mark(path), scale] for path, scale in variant.adapters],
+        "adapters": [[file_mark(file.path), file.scale] for file in read_adapters(variant.settings)],
         "engine": installed_version("llama-cpp-python"),
     }  # fmt: skip

@@ -57,14 +57,7 @@ def read_headers(path: Path) -> tuple[Header, ...]:
     return tuple(first if shard == first.path else read_header(shard) for shard in shard_paths(first))
 
 
-def read_adapters(paths: Sequence[Path]) -> tuple[Header, ...]:
-    """Return the headers of adapter files."""
-    return tuple(read_header(path) for path in paths)
-
-
-def local_choices(
-    name: str, machine: FitMachine, planning: Planning, adapters: Sequence[Header] = (), draft: Sequence[Header] = ()
-) -> Choices:
+def local_choices(name: str, machine: FitMachine, planning: Planning, draft: Sequence[Header] = ()) -> Choices:
     """Return a model of this machine with the other quantizations of it that are here.
 
     Raises:
@@ -72,14 +65,14 @@ def local_choices(
     """
     path = find_model(name)
     headers = read_headers(path)
-    reference = Pricer(headers, machine, adapters, draft, planning)
+    reference = Pricer(headers, machine, draft, planning)
     candidates = [_candidate(path, headers, reference)]
     for other in _alike(path, headers):
         try:
             found = read_headers(other)
         except LocalknobsError:
             continue  # a damaged file is `ls`'s to report
-        candidates.append(_candidate(other, found, Pricer(found, machine, adapters, draft, planning)))
+        candidates.append(_candidate(other, found, Pricer(found, machine, draft, planning)))
     return Choices(headers[0].name, reference, candidates, path)
 
 
@@ -98,9 +91,7 @@ def _alike(path: Path, headers: Sequence[Header]) -> list[Path]:
     return alike[:MOST_ALIKE]
 
 
-def hub_choices(
-    spec: Spec, machine: FitMachine, planning: Planning, adapters: Sequence[Header] = (), draft: Sequence[Header] = ()
-) -> Choices:
+def hub_choices(spec: Spec, machine: FitMachine, planning: Planning, draft: Sequence[Header] = ()) -> Choices:
     """Return the quantizations of the repository that a user named.
 
     Raises:
@@ -109,12 +100,12 @@ def hub_choices(
     """
     from localknobs.hub.repository import open_repository  # the HTTP client loads with it
 
-    return repository_choices(open_repository(spec), spec, machine, planning, adapters, draft)
+    return repository_choices(open_repository(spec), spec, machine, planning, draft)
 
 
 def repository_choices(
     repository: Repository, spec: Spec, machine: FitMachine, planning: Planning,
-    adapters: Sequence[Header] = (), draft: Sequence[Header] = (),
+    draft: Sequence[Header] = (),
 ) -> Choices:  # fmt: skip
     """Return the quantizations that a repository on the hub holds; one header is fetched, by ranges.
 
@@ -138,7 +129,7 @@ def repository_choices(
     headers = remote_headers(named)
     weights = sum(header.tensor_bytes for header in headers)
     around = named.size_bytes - weights  # the header of each is about as long
-    reference = Pricer(headers, machine, adapters, draft, planning)
+    reference = Pricer(headers, machine, draft, planning)
     candidates = [
         Candidate(
             file.quant or file.path,
@@ -151,21 +142,19 @@ def repository_choices(
     return Choices(headers[0].text("general.name") or repository.name, reference, candidates)
 
 
-def choices_of(
-    spec: str, machine: FitMachine, planning: Planning, adapters: Sequence[Header] = (), draft: Sequence[Header] = ()
-) -> Choices:
+def choices_of(spec: str, machine: FitMachine, planning: Planning, draft: Sequence[Header] = ()) -> Choices:
     """Return the files that a text names: a model here, or else a repository on the hub.
 
     Raises:
         NotFound, BadFile, Unsupported, HubFailure, Offline: there is no such model, or it cannot be read.
     """
     try:
-        return local_choices(spec, machine, planning, adapters, draft)
+        return local_choices(spec, machine, planning, draft)
     except NotFound:
         repository = _as_repository(spec)
         if repository is None:
             raise
-    return hub_choices(repository, machine, planning, adapters, draft)
+    return hub_choices(repository, machine, planning, draft)
 
 
 def _as_repository(spec: str) -> Spec | None:

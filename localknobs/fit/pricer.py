@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from localknobs.engine.adapter_files import read_adapters
 from localknobs.engine.probe import extra_buffers_work
 from localknobs.engine.refusals import check_settings
 from localknobs.engine.settings import LoadSettings
@@ -36,7 +37,6 @@ class Pricer:
     Args:
         headers: Of all files of the model, the first one's first; `settings.model` of a price is not looked at.
         machine: What it is to fit.
-        adapters: Headers of LoRA adapters that are loaded with it.
         draft: Headers of a draft model that is loaded with it, with the same context.
         planning: A child that is shared with other pricers; without one it has its own.
     """
@@ -45,11 +45,10 @@ class Pricer:
         self,
         headers: Sequence[Header],
         machine: FitMachine,
-        adapters: Sequence[Header] = (),
         draft: Sequence[Header] = (),
         planning: Planning | None = None,
     ) -> None:
-        self.headers, self.machine, self.adapters = tuple(headers), machine, tuple(adapters)
+        self.headers, self.machine = tuple(headers), machine
         self._planning, self._own = planning or Planning(), planning is None
         self._draft = Pricer(draft, machine, planning=self._planning) if draft else None
         self._lock = threading.Lock()
@@ -76,10 +75,11 @@ class Pricer:
     def _price(self, settings: LoadSettings) -> Bill:
         try:
             check_settings(self.headers[0], settings)
+            beside = sum(file.header.tensor_bytes for file in read_adapters(settings))
         except LocalknobsError as refusal:
             return self._refused(settings, str(refusal))
         try:
-            return self._with_adapters(self._planned(settings))
+            return _with_adapters(self._planned(settings), beside)
         except EngineDied:
             why = "llama.cpp ended while it planned these settings"
         except OSError as error:
@@ -90,7 +90,7 @@ class Pricer:
             why = error.message[0].lower() + error.message[1:]
         bill = computed_bill(self.headers, settings, self.machine)
         note = f"computed from the header, as {why}"
-        return self._with_adapters(replace(bill, notes=(note, *bill.notes)))
+        return _with_adapters(replace(bill, notes=(note, *bill.notes)), beside)
 
     def _refused(self, settings: LoadSettings, why: str) -> Bill:
         return Bill((DeviceBill("RAM", self.machine.free_bytes),), settings.n_ctx, "computed", refusal=why)
@@ -133,13 +133,6 @@ class Pricer:
                 memory = _added(memory, share["weights"], share["cache"], share["compute"])
         return Bill((memory, *on_cards), int(answer["context"]), "planned", self.machine.assumptions)
 
-    def _with_adapters(self, bill: Bill) -> Bill:
-        """Add adapters: llama.cpp puts each pair beside the matrix it changes."""
-        size = sum(header.tensor_bytes for header in self.adapters)
-        weights = bill.weights or 1
-        devices = tuple(_added(device, size * device.weights // weights) for device in bill.devices)
-        return replace(bill, devices=devices) if size else bill
-
     def close(self) -> None:
         """End the child, unless others share it, and remove its file; may be called twice."""
         self._finalizer()
@@ -160,6 +153,13 @@ class Pricer:
 def _forget(planning: Planning | None) -> None:
     if planning:
         planning.close()
+
+
+def _with_adapters(bill: Bill, size_bytes: int) -> Bill:
+    """Add adapters: llama.cpp puts each pair beside the matrix it changes."""
+    weights = bill.weights or 1
+    devices = tuple(_added(device, size_bytes * device.weights // weights) for device in bill.devices)
+    return replace(bill, devices=devices) if size_bytes else bill
 
 
 def _added(device: DeviceBill, weights: int, cache: int = 0, compute: int = 0) -> DeviceBill:

@@ -9,6 +9,11 @@ from localknobs.errors import BadFile, Unsupported
 from localknobs.gguf_info.header import Header
 
 ROPE_SCALING_TYPES = ("none", "linear", "yarn", "longrope")  # llama-model.cpp; others abort the process
+NOT_A_MODEL = {
+    "adapter": "a LoRA adapter", "control vector": "a control vector", "projector": "an image projector",
+    "imatrix": "an importance matrix",
+}  # fmt: skip
+"""What files of other kinds are."""
 _SHARD_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
@@ -16,7 +21,7 @@ def check_is_model(header: Header) -> None:
     """Refuse what llama.cpp would crash on or could not chat with.
 
     Raises:
-        BadFile: an adapter, a projector, an importance matrix, or a missing shard.
+        BadFile: an adapter, a control vector, a projector, an importance matrix, or a missing shard.
         Unsupported: a RoPE scaling that llama.cpp does not know, on which it aborts.
     """
     check_can_load(header)
@@ -25,9 +30,7 @@ def check_is_model(header: Header) -> None:
 
 def check_can_load(header: Header) -> None:
     """Do as `check_is_model`, but look at this one file alone, not at its other shards."""
-    what = {"adapter": "a LoRA adapter", "projector": "an image projector", "imatrix": "an importance matrix"}.get(
-        header.kind
-    )
+    what = NOT_A_MODEL.get(header.kind)
     if what:
         raise BadFile(f"{header.path} is {what}, not a model", "Give the model's own GGUF file.")
     if not header.architecture:

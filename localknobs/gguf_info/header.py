@@ -15,7 +15,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.ggml_types import FILE_TYPES
 from localknobs.knobs import KNOBS, Value
 
-Kind = Literal["model", "adapter", "projector", "imatrix"]
+Kind = Literal["model", "adapter", "control vector", "projector", "imatrix"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,8 @@ class Header:
         declared = self.text("general.type")
         if declared == "adapter" or "adapter.type" in self.metadata:
             return "adapter"
+        if self.architecture == "controlvector":
+            return "control vector"
         if declared == "imatrix" or "imatrix.datasets" in self.metadata:
             return "imatrix"
         if declared == "mmproj" or self.architecture == "clip":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from localknobs.knobs.adapters import ADAPTERS
 from localknobs.knobs.cache import CACHE
 from localknobs.knobs.overflow import PARKING, WHEN_FULL
 from localknobs.knobs.placement import PLACEMENT
@@ -44,5 +45,5 @@ _LOAD: tuple[Knob, ...] = (
     ),
 )
 
-LOADING: tuple[Knob, ...] = (*_LOAD, *ROPE, *CACHE, *WHEN_FULL, *PARKING, *PLACEMENT, *SPECULATION)
+LOADING: tuple[Knob, ...] = (*_LOAD, *ROPE, *CACHE, *WHEN_FULL, *PARKING, *PLACEMENT, *SPECULATION, *ADAPTERS)
 """Every row that is a field of `LoadSettings`."""

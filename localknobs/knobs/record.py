@@ -48,6 +48,7 @@ class Knob:
         special: Values with a meaning of their own, as (value, what it means).
         off: Value at which it does nothing; None when it cannot be off.
         choices: Allowed values of a `choice`, allowed names of a `names`.
+        words: What its flag takes, where that are several words; its value has them with spaces between.
         live_low, live_high: Ends of a slider when `low` and `high` are far beyond what people use.
         fails: How it fails when turned too far.
         default_reason: Why the default differs from llama.cpp's, if it does.
@@ -72,6 +73,7 @@ class Knob:
     special: tuple[tuple[float, str], ...] = ()
     off: Value | None = None
     choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
     live_low: float | None = None
     live_high: float | None = None
     fails: str = ""
@@ -97,6 +99,8 @@ class Knob:
             return "TOKEN_ID+BIAS or TOKEN_ID-BIAS, separated by commas"
         if self.kind == "texts":
             return 'text, or several as a JSON list: ["a", "b"]'
+        if self.words:
+            return " ".join(self.words)
         if not self.is_number:
             return "text"
         low = "" if self.low is None else self.show(self.low)

@@ -74,7 +74,12 @@ def flag_words(values: Mapping[str, Value]) -> list[str]:
     words: list[str] = []
     for name, value in values.items():
         row = KNOBS[name]
-        if not row.is_switch:
+        if row.words and value:
+            words += [row.flags[0], *str(value).split()]
+        elif row.kind == "texts" and value and not any(str(text).startswith("[") for text in value):  # type: ignore[union-attr]
+            for text in value:  # type: ignore[union-attr]
+                words += [row.flags[0], str(text)]
+        elif not row.is_switch:
             words += [row.flags[0], row.show(value)]
         elif value == "on":
             words.append(row.flags[0])

@@ -53,19 +53,3 @@ def nudged(source: Path, target: Path, size: float) -> Path:
             data[tensor.data_offset : tensor.data_offset + tensor.n_bytes] = values.astype(np.float32).tobytes()
     target.write_bytes(data)
     return target
-
-
-def write_adapter(path: Path, width: int = 64, rank: int = 4) -> Path:
-    """Write a LoRA adapter for the first query matrix of a random model; return its path."""
-    random = np.random.default_rng(5)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(rank))
-    writer.add_tensor("blk.0.attn_q.weight.lora_a", random.standard_normal((rank, width), np.float32))
-    writer.add_tensor("blk.0.attn_q.weight.lora_b", random.standard_normal((width, rank), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path

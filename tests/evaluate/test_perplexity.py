@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluations import config_of, measure, nudged, raw_logits, variant, write_adapter
+from evaluations import config_of, measure, nudged, raw_logits, variant
+from made_adapters import write_adapter
 from random_model import write_random_model
 
 from localknobs.errors import BadFile, BadValue, EngineDied, NotEnough
@@ -212,10 +213,10 @@ def test_the_shipped_text_is_not_the_calibration_text():
 
 
 def test_adapters_and_cache_types_are_measured_as_variants(models, text, tmp_path):
-    adapter, base = write_adapter(tmp_path / "adapter.gguf"), variant(models[0])
+    adapter, base = write_adapter(tmp_path / "adapter.gguf", models[0], strength=1.0, only="attn_q"), variant(models[0])
     variants = (
-        replace(base, label="off", adapters=((adapter, 0.0),)),
-        replace(base, label="on", adapters=((adapter, 0.5),)),
+        replace(base, label="off", settings=replace(base.settings, lora=(f"{adapter}:0",))),
+        replace(base, label="on", settings=replace(base.settings, lora=(f"{adapter}:0.5",))),
         replace(base, label="cache", settings=replace(base.settings, cache_type_k="bf16", cache_type_v="bf16")),
     )
     config = replace(config_of(models[:1], models[0], text=text, chunks=4), models=variants)
@@ -225,8 +226,9 @@ def test_adapters_and_cache_types_are_measured_as_variants(models, text, tmp_pat
 
 
 def test_a_model_is_no_adapter(models):
-    wrong = replace(variant(models[0]), adapters=((models[1], 1.0),))
-    with pytest.raises(BadValue, match="is no adapter"):
+    wrong = variant(models[0])
+    wrong = replace(wrong, settings=replace(wrong.settings, lora=(str(models[1]),)))
+    with pytest.raises(BadFile, match="is a model, not a LoRA adapter"):
         plan_eval(replace(config_of(models[:1]), models=(wrong,)))
 
 

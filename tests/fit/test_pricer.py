@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_adapters import write_adapter
 from shaped_models import REAL, SMALL, Shape, write_shaped_model
 
 from localknobs.engine import LoadSettings
@@ -91,11 +92,14 @@ def test_the_formula_agrees_on_real_shapes(tmp_path: Path, planning: Planning, n
 
 def test_adapters_and_a_draft_are_on_the_bill(header: Header, tmp_path: Path, planning: Planning) -> None:
     draft = read_header(write_shaped_model(tmp_path / "draft.gguf", REAL["Llama-3.2-1B"]))
-    settings = LoadSettings(model=header.path, n_ctx=4096)
+    adapter = read_header(write_adapter(tmp_path / "adapter.gguf", draft.path, rank=64, says_base=False))
+    settings = LoadSettings(model=header.path, n_ctx=4096, lora=(f"{adapter.path}:0.5",))
     alone = price(header, PROCESSOR, planning)
-    with Pricer([header], PROCESSOR, adapters=[draft], draft=[draft], planning=planning) as pricer:
+    with Pricer([header], PROCESSOR, draft=[draft], planning=planning) as pricer:
         both = pricer.price(settings)
-    assert both.weights == pytest.approx(alone.weights + 2 * draft.tensor_bytes, rel=1e-4)
+        missing = pricer.price(replace(settings, lora=("nowhere.gguf",)))
+    assert adapter.tensor_bytes > 10_000_000 and "nowhere.gguf" in missing.refusal
+    assert both.weights == pytest.approx(alone.weights + draft.tensor_bytes + adapter.tensor_bytes, rel=1e-4)
     assert both.cache == alone.cache + 4096 * 16 * 8 * 64 * 2 * 2
 
 

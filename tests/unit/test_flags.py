@@ -3,7 +3,7 @@
 import pytest
 
 from localknobs.cli.flags import Parser, add_knob_flags, chosen
-from localknobs.knobs import KNOBS, knobs_of
+from localknobs.knobs import KNOBS, flag_words, knobs_of
 
 
 @pytest.fixture
@@ -43,9 +43,26 @@ def test_every_spelling_of_every_knob_is_read(parse, flag, row):
     if row.is_switch:
         assert parse(flag, "model-behind-a-switch") == {row.name: "on"}
         return
+    if row.words:
+        assert parse(flag, "1", "2") == {row.name: "1 2"}
+        return
     choice = (row.choices[-1].upper(), row.choices[-1]) if row.kind == "choice" else None
     typed, value = BY_NAME.get(row.name) or choice or EXAMPLES.get(row.kind) or ("END", ("END",))
     assert parse(flag, typed) == {row.name: value}
+
+
+def test_texts_of_a_flag_that_is_given_again_add_up(parse):
+    assert parse("--lora", "a.gguf", "--lora-scaled", "b.gguf:0.5", "-r", '["x", "y"]', "-r", "z") == {
+        "lora": ("a.gguf", "b.gguf:0.5"), "stop": ("x", "y", "z"),
+    }  # fmt: skip
+
+
+def test_the_words_of_values_are_read_as_those_values(parse):
+    values = {
+        "lora": ("a.gguf", "b.gguf:0.5"), "control_vector_layers": "2 3", "stop": ("[x", "y"), "threads": 3,
+        "lora_any_base": "on", "swa_full": "off",
+    }  # fmt: skip
+    assert parse(*flag_words(values)) == {name: value for name, value in values.items() if name != "swa_full"}
 
 
 def test_what_was_not_given_is_not_there(parse):
