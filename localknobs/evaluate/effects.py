@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from localknobs.errors import LocalknobsError
 from localknobs.evaluate.config import EvalConfig, Variant
 from localknobs.evaluate.results import ModelResult, Report
@@ -51,13 +53,11 @@ def _turned(base: Variant, variant: Variant, parent: ModelResult, result: ModelR
     turned = {}
     if base.settings.model != variant.settings.model:
         turned["type"] = result.quant if result.quant != parent.quant else result.file
-    for path, scale in variant.adapters:
-        if (path, scale) not in base.adapters:
-            turned["lora"] = ", ".join(filter(None, [turned.get("lora", ""), f"{path.name}:{scale:g}"]))
     for row in knobs_of("loading"):
         before, now = getattr(base.settings, row.name, None), getattr(variant.settings, row.name, None)
         if now is not None and before != now and row.name not in _NOT_COMPARED:
-            turned[row.name] = row.show(now)
+            # Of files the names will do.
+            turned[row.name] = ", ".join(Path(text).name for text in now) if row.kind == "texts" else row.show(now)
     return turned
 
 
