@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 from localknobs.cli.output import facts, note
-from localknobs.convert.adapter_cache import as_gguf
 from localknobs.engine.adapter_files import AdapterKind
 from localknobs.engine.adapter_rack import AdapterRack
 from localknobs.engine.client import Engine
@@ -27,7 +26,7 @@ class AdapterCommands:
         self._engine = engine
         self._rack = AdapterRack.of(engine.settings)
         self._verbs: dict[str, Callable[[AdapterKind, str], AdapterRack]] = {
-            "add": lambda kind, text: self.rack.added(kind, as_gguf(text)),
+            "add": self._added,
             "scale": lambda _, text: self._scaled(text),
             "remove": lambda _, text: self.rack.removed(_number(text)),
             "off": lambda _, text: AdapterRack(self.rack.rows, without=True),
@@ -56,6 +55,11 @@ class AdapterCommands:
             for one in notes:
                 note(one)
         self._list(changed=bool(verb))
+
+    def _added(self, kind: AdapterKind, text: str) -> AdapterRack:
+        from localknobs.convert.adapter_cache import as_gguf  # numpy, and only for this
+
+        return self.rack.added(kind, as_gguf(text))
 
     def _scaled(self, text: str) -> AdapterRack:
         number, _, scale = text.partition(" ")

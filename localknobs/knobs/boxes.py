@@ -51,6 +51,9 @@ GROUPS: dict[str, GroupBoxes] = {
     "Put aside": GroupBoxes(
         "In a file of the cache folder beside a conversation, or in memory.", "Disk against reading the chat again."
     ),
+    "Live adapters": GroupBoxes(
+        "In files beside the model, which stays as it is.", "What the files were made for against all the rest."
+    ),
     "Adapter": GroupBoxes(_TRAINING, "Room to learn against memory, time, and what the model knew before."),
     "Training": GroupBoxes(_TRAINING, "Time and memory against how well, and how narrowly, the examples are learned."),
     "Data": GroupBoxes(_TRAINING, "More to see in an example against memory and time."),
