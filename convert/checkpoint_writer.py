@@ -205,13 +205,19 @@ def _config(plan: CheckpointPlan) -> dict[str, Any]:
 
 def _copy_beside(plan: CheckpointPlan, folder: Path) -> None:
     """Copy the files beside the weights; a vocabulary that came with an adapter goes over the base's."""
-    for source, patterns in ((plan.source.folder, _BESIDE), *((own, _VOCABULARY) for own in plan.overlay)):
-        for pattern in patterns:
-            for file in source.glob(pattern):
-                if file.is_file():
-                    shutil.copyfile(file, folder / file.name)
+    copy_beside(plan.source.folder, folder)
+    for own in plan.overlay:
+        copy_beside(own, folder, _VOCABULARY)
     if plan.overlay:
         _keep_chat_template(plan.source.folder, folder)
+
+
+def copy_beside(source: Path, folder: Path, patterns: Sequence[str] = _BESIDE) -> None:
+    """Copy what stands beside the weights of a checkpoint into another folder: tokenizer, licence and the like."""
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
 
 
 def _keep_chat_template(base: Path, folder: Path) -> None:

@@ -21,7 +21,8 @@ from localknobs.convert.families import Family, architecture_of, family_for
 from localknobs.convert.float_types import ITEM_BYTES, LARGEST, Floats, from_float32
 from localknobs.convert.gguf_header import StoredTensor, header_bytes, padded
 from localknobs.convert.metadata import QUANTIZATION_VERSION, Sheet
-from localknobs.convert.tensors import Array, Part, PlannedTensor
+from localknobs.convert.outline import Outline, row_order
+from localknobs.convert.tensors import PlannedTensor
 from localknobs.convert.weight_files import TensorSpec
 from localknobs.errors import BadFile, BadValue, NotFound, Unsupported
 from localknobs.jobs import Advanced, Job, Started, Wrote, partial_file, refuse_same_file
@@ -77,34 +78,6 @@ class LoraPlan:
     def size_of(self, factor: Factor) -> int:
         """Return the bytes a factor takes."""
         return int(np.prod(factor.shape)) * ITEM_BYTES[self.dtype]
-
-
-class _Outline:
-    """The base's tensors that an adapter changes, by name and shape, as a family wants to see them."""
-
-    def __init__(self, folder: Path, config: dict[str, Any], specs: dict[str, TensorSpec]) -> None:
-        self.folder, self.config, self._specs = folder, config, specs
-
-    def names(self) -> list[str]:
-        return list(self._specs)
-
-    def info(self, name: str) -> TensorSpec:
-        return self._specs[name]
-
-    def is_changed(self, name: str) -> bool:
-        return True
-
-    def raw(self, name: str) -> memoryview:
-        raise NotImplementedError  # an outline has no values
-
-    def read(self, name: str) -> Floats:
-        raise NotImplementedError
-
-    def read_part(self, name: str, first: int, out: Floats) -> None:
-        raise NotImplementedError
-
-    def fill(self, name: str, offset: int, out: Array) -> None:
-        raise NotImplementedError
 
 
 def plan_lora(config: LoraConfig) -> LoraPlan:
@@ -189,7 +162,7 @@ def _base_folder(config: LoraConfig, adapter: Adapter) -> Path:
     return folder
 
 
-def _matched(adapter: Adapter, base: Path) -> tuple[dict[str, Addition], _Outline]:
+def _matched(adapter: Adapter, base: Path) -> tuple[dict[str, Addition], Outline]:
     """Return what is added to which of the base's tensors, and those tensors; refuse what the file cannot hold."""
     if adapter.only_peft:
         raise Unsupported(f"{adapter.folder} cannot be a GGUF adapter: {adapter.only_peft}", _MERGE)
@@ -221,7 +194,7 @@ def _matched(adapter: Adapter, base: Path) -> tuple[dict[str, Addition], _Outlin
     finally:
         if checkpoint:
             checkpoint.close()
-    return additions, _Outline(base, config, specs)
+    return additions, Outline(base, config, specs)
 
 
 def _is_copy(adapter: Adapter, name: str, checkpoint: Checkpoint | None, config: dict[str, Any]) -> bool:
@@ -258,7 +231,7 @@ def _spec_of(adapter: Adapter, name: str, pair: LowRank) -> TensorSpec:
     return replace(adapter.info(pair.b), name=name, shape=shape, dtype="F32", size_bytes=4 * rows * columns)
 
 
-def _family(outline: _Outline) -> Family:
+def _family(outline: Outline) -> Family:
     kind = family_for(outline.config)
     if kind is None:
         raise Unsupported(
@@ -292,7 +265,7 @@ def _factors(family: Family, adapter: Adapter, additions: dict[str, Addition]) -
 def _matrix(adapter: Adapter, step: Addition, tensor: PlannedTensor) -> Iterator[Factor]:
     if step.transposed or len(tensor.parts) != 1 or len(tensor.shape) != 2:
         raise Unsupported(f"llama.cpp cannot adapt {tensor.source_names[0]}", _MERGE)
-    order = _row_order(tensor.parts[0], tensor.shape)
+    order = row_order(tensor.parts[0], tensor.shape)
     rank, read = step.pair.rank, adapter.weights.read
     yield Factor(f"{tensor.name}.lora_a", (rank, tensor.shape[1]), lambda: read(step.pair.a))
     yield Factor(f"{tensor.name}.lora_b", (tensor.shape[0], rank), lambda: _scaled(adapter, step)[order])
@@ -333,19 +306,3 @@ def _scaled(adapter: Adapter, step: Addition) -> Floats:
     values = adapter.weights.read(step.pair.b)
     values *= np.float32(step.scaling)
     return values
-
-
-def _row_order(part: Part, shape: tuple[int, ...]) -> Array | slice:
-    """Return in which order the rows of a tensor are written.
-
-    Raises:
-        Unsupported: more than the order of rows is changed, which a product cannot follow.
-    """
-    if part.view is None:
-        return slice(None)
-    rows, columns = shape
-    row_of = part.view(np.broadcast_to(np.arange(rows)[:, None], shape)).reshape(shape)
-    column_of = part.view(np.broadcast_to(np.arange(columns), shape)).reshape(shape)
-    if not (row_of == row_of[:, :1]).all() or not (column_of == np.arange(columns)).all():
-        raise Unsupported(f"llama.cpp cannot adapt {part.name}", _MERGE)
-    return row_of[:, 0].copy()

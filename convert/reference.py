@@ -109,6 +109,12 @@ def _adapted(model: Any, loras: Sequence[tuple[str, float]], rows: int) -> Any:
     return model.merge_and_unload()
 
 
+def _over_file(folder: str, file: str) -> Any:
+    from localknobs.convert.torch_gguf import load_gguf_model
+
+    return load_gguf_model(Path(folder), Path(file))
+
+
 def _run(order: dict[str, Any], say: Say) -> None:
     # Nothing is looked up on the hub, and no folder that the user stands in lends its modules.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -119,9 +125,9 @@ def _run(order: dict[str, Any], say: Say) -> None:
     source, own = order["source"], {"trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **own)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model = _over_file(source, order["weights"]) if order["weights"] else AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, attn_implementation="eager", **own
-        )
+        )  # fmt: skip
     except Exception as error:  # the library raises all kinds
         raise BadFile(
             f"transformers cannot load {source}: {_reason(error)}", "Without it there is nothing to compare with."

@@ -74,6 +74,7 @@ class VerifyConfig:
         threads: 0 for all physical cores.
         loras: Adapters that were merged into the file.
         adapters: GGUF adapters that are put on the file instead, each with its factor: `loras` in another form.
+        weights: A GGUF file whose bytes torch computes with, instead of the checkpoint's weights.
     """
 
     source: Path
@@ -82,6 +83,7 @@ class VerifyConfig:
     threads: int = 0
     loras: tuple[LoraChoice, ...] = ()
     adapters: tuple[tuple[Path, float], ...] = ()
+    weights: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +148,12 @@ def plan_verify(config: VerifyConfig) -> VerifyPlan:
         raise BadValue("A count of threads cannot be below 0", "0 takes all.")
     header = read_header(config.model)
     check_is_model(header)
-    with open_source(config.source, config.loras) as source:
-        needed = 4 * sum(source.info(name).elements for name in source.names())
-        rows = (source.match.vocabulary_rows or 0) if isinstance(source, MergedSource) else 0
+    if config.weights:
+        needed, rows = read_header(config.weights).tensor_bytes, 0
+    else:
+        with open_source(config.source, config.loras) as source:
+            needed = 4 * sum(source.info(name).elements for name in source.names())
+            rows = (source.match.vocabulary_rows or 0) if isinstance(source, MergedSource) else 0
     if needed > total_memory_bytes() > 0:
         raise NotEnough(
             f"The checkpoint takes {size_text(needed)} in float32, more than this machine's memory",
@@ -191,6 +196,7 @@ def _reference(plan: VerifyPlan, folder: Path) -> Job[dict[str, Any]]:
             "source": str(config.source), "texts": [*SAMPLE, *PROMPTS], "prompts": PROMPTS[: config.prompts],
             "conversations": CONVERSATIONS, "most_tokens": MOST_TOKENS, "folder": str(folder),
             "threads": config.threads or physical_cores(), "rows": plan.rows,
+            "weights": str(config.weights or ""),
             "loras": [(str(lora.path), lora.scale) for lora in config.loras],
         })  # fmt: skip
         found = yield from _next(worker)

@@ -27,17 +27,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     from localknobs.tune.examples import SHIPPED
 
     parser.description = (
-        "Train an adapter (LoRA) on examples of yours. Needs the extra `train`. Without a graphics card it computes on "
+        "Train an adapter (LoRA, QLoRA) or all weights on examples of yours. Needs the extra `train`. "
+        "Without a graphics card it computes on "
         "the processor, in float32. A run that was stopped or killed goes on with the same command."
     )
     add = parser.add_argument
-    add("base", metavar="BASE", help="folder of a Hugging Face checkpoint, or built-in (in a copy of the repository)")
+    add("base", metavar="BASE", help=
+        "folder of a Hugging Face checkpoint; a GGUF file, trained over as it is (QLoRA); or built-in (in a copy of "
+        "the repository)")  # fmt: skip
     add(
         "data", metavar="DATA",
         help="examples: JSON lines with messages, prompt and completion, or text; or one plain text; or a shipped set: "
         + "; ".join(f"{name}: {what}" for name, what in SHIPPED.items()),
     )  # fmt: skip
     add("-o", "--output", metavar="ADAPTER", type=Path, help="folder to write; needed but with --dry-run")
+    add("--checkpoint", metavar="FOLDER", type=Path, help=
+        "config, tokenizer of a GGUF file; default: the checkpoint beside it or on its card, else itself")  # fmt: skip
     add("--held-out", metavar="F", type=Path, help="examples that are only measured; default: a share of DATA")
     add("--general", metavar="F", type=Path, help=
         "text or examples whose loss shows what is forgotten; default: a shipped text, of many kinds")  # fmt: skip
@@ -76,6 +81,7 @@ def run(options: Namespace) -> int:
             base=_base(options.base),
             data=shipped_examples(options.data) if shipped else Path(options.data).expanduser(),
             output=(options.output or Path("adapter")).expanduser(),
+            checkpoint=options.checkpoint.expanduser() if options.checkpoint else None,
             held_out=held_out.expanduser() if held_out else None,
             general=general.expanduser(),
             knobs=chosen(options, "fine-tuning"),
@@ -117,8 +123,9 @@ def sources(options: Namespace) -> list[Path]:
 
 
 def _base(text: str) -> Path:
-    """Return the folder of a base; `built-in` is the checkpoint of the built-in model."""
-    from localknobs.library import find_checkpoint
+    """Return the folder or the GGUF file of a base; `built-in` is the checkpoint of the built-in model."""
+    from localknobs.errors import LocalknobsError
+    from localknobs.library import find_checkpoint, find_model
     from localknobs.paths import built_in_model
 
     folder = Path(text).expanduser()
@@ -130,7 +137,14 @@ def _base(text: str) -> Path:
                 "It is in the repository: models/checkpoint",
             )
         return built_in
-    return find_checkpoint(text) or folder
+    if found := find_checkpoint(text):
+        return found
+    try:
+        return find_model(text)
+    except LocalknobsError:
+        if folder.exists():
+            return folder
+        raise
 
 
 def _show_plan(plan: TunePlan) -> None:
@@ -168,7 +182,8 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
     before, after = result.before, result.after
     if as_json:
         print_json({
-            "folder": result.folder, "gguf": result.gguf, "before": before, "after": after, "steps": result.steps,
+            "folder": result.folder, "gguf": result.gguf, "base_file": result.base_file,
+            "before": before, "after": after, "steps": result.steps,
             "best_step": result.best_step, "seconds": result.seconds, "data": result.data, "signs": result.signs,
             "sample": result.sample, "proof": asdict(result.proof) if result.proof else None,
         })  # fmt: skip
@@ -176,7 +191,8 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
     from localknobs.tune.curves import curves_file
     from localknobs.tune.picture import picture_file
 
-    lines = [("adapter", str(result.folder)), ("GGUF", str(result.gguf or "none"))]
+    whole = plan.base.method == "full"
+    lines = [("model" if whole else "adapter", str(result.folder)), ("GGUF", str(result.gguf or "none"))]
     lines.append(("curves", str(picture_file(curves_file(plan.config.output)))))
     lines.append(("trained", f"{result.steps:,} steps in {time_text(result.seconds)}, kept: step {result.best_step:,}"))
     if "held_out" in after:
@@ -188,7 +204,7 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
         rise = after["general"] / before["general"] - 1
         lines.append(("general loss", f"{before['general']:.3f} -> {after['general']:.3f} ({rise:+.1%})"))
     if proof := result.proof:
-        forms = [("GGUF adapter", proof.gguf_adapter), ("merged file", proof.merged)]
+        forms = [("GGUF adapter", proof.gguf_adapter), ("GGUF file" if whole else "merged file", proof.merged)]
         shares = ", ".join(f"{name} {share:.2%}" for name, share in forms if share is not None)
         lines.append((
             "same top token as torch", f"{shares} of {proof.places:,} places" + ("" if proof.passed else ": too few")
@@ -202,7 +218,15 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
 
 def _next_commands(plan: TunePlan, result: TuneResult) -> list[str]:
     """Return what one would type next."""
-    base, folder = shlex.quote(str(plan.config.base)), shlex.quote(str(result.folder))
+    base, folder, gguf = (shlex.quote(str(path)) for path in (plan.config.base, result.folder, result.gguf))
+    if plan.base.method == "full":
+        return [f"To chat with it: localknobs chat {gguf if result.gguf else folder}"]
+    if result.base_file:
+        file = shlex.quote(str(result.base_file))
+        return [
+            f"It goes with {file}, over which it was trained.",
+            f"To measure it: localknobs eval {shlex.quote(f'{file} --lora {gguf}')} {file}",
+        ]
     return [
         f"To make a small file with it merged in: localknobs quantize {base} Q4_K_M --lora {folder}",
         f"To merge it into a checkpoint: localknobs merge {base} --lora {folder} -o {folder}-merged",

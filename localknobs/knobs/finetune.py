@@ -6,6 +6,24 @@ from localknobs.knobs.record import SWITCH, Knob
 
 FINETUNE: tuple[Knob, ...] = (
     Knob(
+        name="method", lever="finetune", group="Method", kind="choice", choices=("auto", "lora", "qlora", "full"),
+        default="auto", label="method", flags=("--method",), applies="new file",
+        help="What is trained: an adapter (lora), an adapter over quantized weights (qlora: those of a GGUF file as they "
+        "are, or of a checkpoint that is quantized first), or all weights (full). auto: qlora for a GGUF file, else lora.",
+        cost="Memory: qlora the least, full about 20 bytes a weight. qlora is slower, since weights are unpacked at each use.",
+        fails="full with few examples: what the model knew is forgotten faster than by an adapter.",
+        source="LoRA, arXiv:2106.09685; QLoRA, arXiv:2305.14314",
+    ),
+    Knob(
+        name="quantize_base", lever="finetune", group="Method", kind="choice",
+        choices=("auto", "NF4", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "Q3_K_M", "Q2_K"),
+        default="auto", label="base type", flags=("--quantize-base",), applies="new file",
+        help="Type that a checkpoint is quantized to before qlora trains over it. auto: NF4 where there are a card by "
+        "NVIDIA and bitsandbytes, else Q4_K_M. The adapter learns that type's error too: use it with that file.",
+        cost="Fewer bits, less memory.", fails="Below 4 bits the adapter spends itself on mending the base.",
+        source="QLoRA, arXiv:2305.14314, section 3",
+    ),
+    Knob(
         name="lora_r", lever="finetune", group="Adapter", kind="int", default=16, low=1, high=1024, live_high=256,
         scale="log", label="rank", flags=("--lora-r", "-r"), applies="new file",
         help="Rank of the two thin matrices beside each chosen weight: how much an adapter can learn.",

@@ -18,9 +18,10 @@ class TuneConfig:
     """What to train.
 
     Args:
-        base: Folder of a Hugging Face checkpoint.
+        base: Folder of a Hugging Face checkpoint, or a GGUF file, whose bytes are trained over as they are.
         data: File of examples.
-        output: Folder to write the adapter to.
+        output: Folder to write the adapter, or the model, to.
+        checkpoint: Folder with config and tokenizer of a GGUF file; None to look for it.
         held_out: File of examples that are only measured; None to keep a share of `data` back.
         general: A text or examples of another kind, whose loss shows what else is forgotten; None to measure none.
         knobs: Values of the fine-tuning knobs; what is missing has its default.
@@ -35,6 +36,7 @@ class TuneConfig:
     base: Path
     data: Path
     output: Path
+    checkpoint: Path | None = None
     held_out: Path | None = None
     general: Path | None = None
     knobs: Mapping[str, Value] = field(default_factory=dict)

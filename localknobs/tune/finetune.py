@@ -1,12 +1,15 @@
-"""The job: train in a child process, then write the adapter, for peft and as GGUF, with a card."""
+"""The job: train in a child process, then write the adapter, or the model, also as GGUF, with a card."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,21 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from localknobs.convert.lora_to_gguf import LoraConfig, convert_lora, plan_lora
+from localknobs.convert.quantize import quantize
+from localknobs.convert.to_gguf import ConvertConfig, convert
 from localknobs.engine.process import WorkerProcess
 from localknobs.errors import EngineDied, LocalknobsError, Unsupported
 from localknobs.hardware import physical_cores
 from localknobs.jobs import Advanced, Job, Measured, Noted, Started, Wrote, partial_folder
 from localknobs.paths import written_whole
+from localknobs.tune.base import NF4
 from localknobs.tune.curves import CurveReader, curves_file
 from localknobs.tune.picture import draw_curves
 from localknobs.tune.plan import STATE, TunePlan
-from localknobs.tune.proof import Proof, prove
+from localknobs.tune.proof import Proof, prove, prove_model, prove_over_file
 from localknobs.tune.signs import signs_of
 from localknobs.units import size_text
 
 STOP_S = 20.0
 """Time a stopped training has to save its state."""
 CARD = "localknobs-finetune.json"
+CONFIG = "config"
+"""Folder in the run's folder with what a GGUF file says as a checkpoint would."""
 _POLL_S = 0.05
 _WORKER = (sys.executable, "-P", "-m", "localknobs.tune.worker")
 
@@ -38,8 +46,9 @@ class TuneResult:
     """What came of a training.
 
     Args:
-        folder: The adapter, in peft's form; None where only the data was looked at.
-        gguf: The adapter as GGUF; None where it can have no such form.
+        folder: The adapter, in peft's form, or the whole model; None where only the data was looked at.
+        gguf: The same as GGUF; None where it can have no such form.
+        base_file: GGUF file whose bytes an adapter was trained over, and which it goes with; None for others.
         data: Counts and lengths of the data, one example.
         before, after: `held_out` and `general` (mean losses, nats a token), `next_token` (share of held-out tokens
             that are the likeliest), `right` (share of held-out questions answered word for word).
@@ -54,6 +63,7 @@ class TuneResult:
 
     folder: Path | None = None
     gguf: Path | None = None
+    base_file: Path | None = None
     data: dict[str, Any] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
@@ -73,15 +83,16 @@ def look_at_data(plan: TunePlan) -> Job[TuneResult]:
     yield Started("reading the data", 0, "examples")
     worker = WorkerProcess(_WORKER)
     try:
-        worker.send(_order(plan, Path(), look_only=True))
-        result.data = (yield from _next(worker))["data"]
+        with tempfile.TemporaryDirectory(prefix="localknobs-") as folder:
+            worker.send(_order(plan, Path(), plan.base.checkpoint or Path(folder) / "config", look_only=True))
+            result.data = (yield from _next(worker))["data"]
     finally:
         worker.kill()
     return result
 
 
 def finetune(plan: TunePlan) -> Job[TuneResult]:
-    """Train and write the adapter.
+    """Train, and write the adapter or the model.
 
     Args:
         plan: What `plan_finetune` returned.
@@ -102,33 +113,54 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
     if plan.config.restart:
         state.unlink(missing_ok=True)
     plan.run_folder.mkdir(parents=True, exist_ok=True)
+    made = plan.base.quantizing.config.outputs[0][1] if plan.base.quantizing else None
+    if plan.base.quantizing and made and not made.is_file():
+        yield from (event for event in quantize(plan.base.quantizing) if not isinstance(event, Wrote))
+    checkpoint = plan.base.checkpoint or plan.run_folder / CONFIG
     with partial_folder(plan.config.output) as beside:
         try:
-            yield from _train(plan, beside, result)
+            yield from _train(plan, beside, checkpoint, result)
         finally:
             draw_curves(curves_file(plan.config.output), plan.config.picture)
-        result.gguf = yield from _write_gguf(plan, beside)
+        result.gguf = yield from _write_gguf(plan, beside, checkpoint)
         _write_card(plan, result, beside)
-    result.folder = plan.config.output
+    result.folder, result.base_file = plan.config.output, plan.base.gguf
+    if made:  # the adapter learned the error of this very file
+        result.base_file = result.folder / made.name
+        os.replace(made, result.base_file)
     state.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        plan.run_folder.rmdir()
     yield Wrote(plan.config.output)
     if plan.config.prove:
         try:
-            result.proof = yield from prove(plan.config.base, result.folder, result.gguf, plan.config.threads)
-        except LocalknobsError as error:  # the adapter is whole; what is missing is the comparison
-            yield Noted(f"The adapter's forms were not compared: {error}", "warning")
+            result.proof = yield from _proof(plan, result, checkpoint)
+        except LocalknobsError as error:  # what was trained is whole; what is missing is the comparison
+            yield Noted(f"The forms of the result were not compared: {error}", "warning")
         _write_card(plan, result, result.folder)
+    shutil.rmtree(plan.run_folder / CONFIG, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        plan.run_folder.rmdir()
     return result
 
 
-def _train(plan: TunePlan, folder: Path, result: TuneResult) -> Job[None]:
+def _proof(plan: TunePlan, result: TuneResult, checkpoint: Path) -> Job[Proof | None]:
+    """Compare the forms of the result; None where there is only one."""
+    threads = plan.config.threads
+    assert result.folder
+    if plan.base.method == "full":
+        return (yield from prove_model(result.folder, result.gguf, threads)) if result.gguf else None
+    if result.base_file is None:
+        return (yield from prove(checkpoint, result.folder, result.gguf, threads))
+    if result.gguf is None:
+        return None
+    return (yield from prove_over_file(result.base_file, checkpoint, result.folder, result.gguf, threads))
+
+
+def _train(plan: TunePlan, folder: Path, checkpoint: Path, result: TuneResult) -> Job[None]:
     yield Started("loading the base", 0, "steps")
     reader, named = CurveReader(curves_file(plan.config.output)), set[str]()
     worker, finished = WorkerProcess(_WORKER), False
     try:
-        worker.send(_order(plan, folder))
+        worker.send(_order(plan, folder, checkpoint))
         while not finished:
             message = yield from _next(worker)
             yield from _told(message, plan, result)
@@ -215,34 +247,36 @@ def _look_text(step: int, found: Mapping[str, float]) -> str:
     return "; ".join(parts)
 
 
-def _write_gguf(plan: TunePlan, folder: Path) -> Job[Path | None]:
-    """Write the adapter as GGUF into its folder; return where it will be, None where it can have no such form."""
+def _write_gguf(plan: TunePlan, folder: Path, checkpoint: Path) -> Job[Path | None]:
+    """Write what was trained as GGUF into its folder; return where it will be, None where it can have no such form."""
     name = f"{plan.config.output.name}.gguf"
     try:
-        lora = plan_lora(LoraConfig(folder, plan.config.base, folder / name))
+        if plan.base.method == "full":
+            job = convert(ConvertConfig(folder, folder / name, name=plan.config.output.name))
+        else:
+            job = convert_lora(plan_lora(LoraConfig(folder, checkpoint, folder / name)))
+        yield from (event for event in job if not isinstance(event, Wrote))  # it gets its final name with the folder
     except Unsupported as refusal:
-        yield Noted(f"There is no GGUF form of this adapter: {refusal.message}. {refusal.hint}", "warning")
+        yield Noted(f"There is no GGUF form of it: {refusal.message}. {refusal.hint}", "warning")
         return None
-    job = convert_lora(lora)
-    for event in job:
-        if not isinstance(event, Wrote):  # it gets its final name with the folder
-            yield event
     return plan.config.output / name
 
 
-def _order(plan: TunePlan, folder: Path, *, look_only: bool = False) -> dict[str, Any]:
+def _order(plan: TunePlan, folder: Path, checkpoint: Path, *, look_only: bool = False) -> dict[str, Any]:
     """Return the training as plain data for its process."""
     values, recipe, config, state = plan.values, plan.recipe, plan.config, plan.run_folder / STATE
     return {
-        "base": str(config.base), "output": str(folder), "state": str(state), "fingerprint": plan.fingerprint,
+        "base": str(checkpoint), "gguf": str(plan.base.gguf or ""), "method": plan.base.method,
+        "nf4": plan.base.quantized == NF4, "output": str(folder), "state": str(state), "fingerprint": plan.fingerprint,
         "resume": state.is_file() and not look_only, "look_only": look_only,
         "learn": [example.as_order() for example in plan.learn],
         "held_out": [example.as_order() for example in plan.held_out],
         "general": [example.as_order() for example in plan.general], "samples": list(config.samples),
         "answers": config.answers, "curves": str(curves_file(config.output)),
         "rank": recipe.rank, "alpha": recipe.alpha, "rate": recipe.rate, "epochs": recipe.epochs,
-        "length": recipe.length, "modules": plan.modules.names, "dropout": values["lora_dropout"],
+        "length": recipe.length, "modules": plan.base.modules.names, "dropout": values["lora_dropout"],
         "rslora": values["rslora"] == "on", "dora": values["dora"] == "on", "batch": values["train_batch"],
+        "at_once": plan.price.at_once,
         "accumulation": values["accumulation"], "max_steps": values["max_steps"], "warmup": values["warmup"],
         "schedule": values["schedule"], "decay": values["weight_decay"], "patience": values["patience"],
         "seed": values["train_seed"], "threads": config.threads or physical_cores(),
@@ -265,7 +299,8 @@ def _card(plan: TunePlan, result: TuneResult) -> dict[str, Any]:
     return {
         "base": str(plan.config.base.absolute()), "data": str(plan.config.data.absolute()),
         "fingerprint": plan.fingerprint, "knobs": plan.values, "recipe": asdict(plan.recipe),
-        "modules": plan.modules.names, "parameters": plan.price.adapter_parameters,
+        "method": plan.base.method, "quantized_base": plan.base.quantized,
+        "modules": plan.base.modules.names, "parameters": plan.price.trained_parameters,
         "examples": {"learned": len(plan.learn), "held_out": len(plan.held_out), **result.data}, **numbers,
         "steps": result.steps, "best_step": result.best_step, "seconds": result.seconds, "signs": result.signs,
         "losses": result.losses, "looks": result.looks, "proof": asdict(result.proof) if result.proof else None,
@@ -294,7 +329,8 @@ def price_text(plan: TunePlan) -> str:
     """Say in one line what a training takes."""
     cost = plan.price
     text = (
-        f"{cost.adapter_parameters:,} values are trained; up to {size_text(cost.total)} of memory "
-        f"(base {size_text(cost.base)}, adapter {size_text(cost.adapter)}, activations {size_text(cost.activations)})"
+        f"{plan.base.method}: {cost.trained_parameters:,} values are trained; up to {size_text(cost.total)} of memory "
+        f"(weights {size_text(cost.base)}, training {size_text(cost.trained)}, "
+        f"activations {size_text(cost.activations)})"
     )
-    return text + ("; layers are computed twice, to keep less" if cost.checkpointing else "")
+    return text + (f"; the base is quantized to {plan.base.quantized} first" if plan.base.quantized else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from localknobs.convert.adapter_match import EMBEDDINGS, HEADS
-from localknobs.convert.checkpoint import Checkpoint
+from localknobs.convert.checkpoint import WeightSource
 from localknobs.errors import BadValue, Unsupported
 
 _ATTENTION = ("attn", "attention")
@@ -29,8 +29,12 @@ class Modules:
     layers: int
 
 
-def find_modules(checkpoint: Checkpoint, wanted: str) -> Modules:
-    """Return what `all-linear`, `attention`, `mlp` or names of modules, separated by commas, mean in a checkpoint.
+def find_modules(checkpoint: WeightSource, wanted: str) -> Modules:
+    """Return what `all-linear`, `attention`, `mlp` or names of modules, separated by commas, mean in a model.
+
+    Args:
+        checkpoint: Its tensors, of which names and shapes are read.
+        wanted: What is meant.
 
     Raises:
         BadValue: the checkpoint has no such module; the message lists those it has.
@@ -54,7 +58,7 @@ def find_modules(checkpoint: Checkpoint, wanted: str) -> Modules:
     return Modules(tuple(sorted(chosen)), shapes, len({name.split(".layers.")[-1].split(".")[0] for name in linear}))
 
 
-def _linear(checkpoint: Checkpoint) -> list[str]:
+def _linear(checkpoint: WeightSource) -> list[str]:
     ends = (*EMBEDDINGS, *HEADS)
     return [
         name
@@ -66,7 +70,7 @@ def _linear(checkpoint: Checkpoint) -> list[str]:
     ]
 
 
-def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, int]:
+def _shape(checkpoint: WeightSource, name: str) -> tuple[int, int]:
     rows, columns = checkpoint.info(name).shape
     return rows, columns
 

@@ -9,19 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localknobs.convert.checkpoint import open_checkpoint
-from localknobs.convert.families import architecture_of
-from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough, NotFound
+from localknobs.errors import BadFile, BadValue, MissingExtra, NotEnough
 from localknobs.figures import KINDS
 from localknobs.hardware import available_memory_bytes, graphics_cards
 from localknobs.knobs import Value
+from localknobs.ledger import fingerprint as fingerprint_of
+from localknobs.tune.base import Base, find_base
 from localknobs.tune.config import Recipe, TuneConfig, choose
 from localknobs.tune.examples import Example, read_examples, split
-from localknobs.tune.modules import Modules, find_modules
-from localknobs.tune.price import Price, price
+from localknobs.tune.price import TRAINED_BYTES, Price, price
 from localknobs.units import size_text
 
-_NEEDED = ("torch", "transformers", "peft", "safetensors")
+_NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors")
+_SCRATCH_BYTES = 3 * 64 * 2**20
+"""Weights of a GGUF file that are numbers at once, in two types, and their product."""
 STATE = "training.pt"
 """Name of the file in the run's folder that a stopped run is taken up from."""
 
@@ -34,7 +35,7 @@ class TunePlan:
         config: What was asked.
         values: Of every fine-tuning knob.
         recipe: The numbers, those that were chosen included.
-        modules: What gets an adapter.
+        base: What is trained, by which method.
         price: What it takes.
         learn, held_out: The examples.
         general: What shows forgetting by its loss; empty for none.
@@ -47,7 +48,7 @@ class TunePlan:
     config: TuneConfig
     values: dict[str, Value]
     recipe: Recipe
-    modules: Modules
+    base: Base
     price: Price
     learn: tuple[Example, ...]
     held_out: tuple[Example, ...]
@@ -76,15 +77,9 @@ def plan_finetune(config: TuneConfig) -> TunePlan:
     if config.picture and config.picture.suffix.lower() not in KINDS:
         raise BadValue(f"{config.picture} is no picture's name", f"--curves writes {' or '.join(KINDS)}.")
     values = config.values()
-    with_checkpoint = open_checkpoint(config.base)
-    try:
-        modules = find_modules(with_checkpoint, str(values["lora_targets"]))
-        settings = with_checkpoint.config
-        parameters = sum(with_checkpoint.info(name).elements for name in with_checkpoint.names())
-    finally:
-        with_checkpoint.close()
-    if not (config.base / "tokenizer.json").is_file() and not (config.base / "tokenizer.model").is_file():
-        raise NotFound(f"{config.base} has no tokenizer", "Fetch the whole checkpoint, with tokenizer.json.")
+    run_folder = config.output.with_name(f".{config.output.name}.training")
+    base = find_base(config.base, config.checkpoint, values, run_folder)
+    settings = base.settings
     examples = read_examples(config.data)
     learn, held_out = split(examples, 0.0 if config.held_out else float(_number(values["held_out_share"])))
     if config.held_out:
@@ -93,7 +88,9 @@ def plan_finetune(config: TuneConfig) -> TunePlan:
         learn = [example for example in learn if example.key not in known]
     if not learn:
         raise BadFile(f"{config.data} leaves no example to learn from", "Give more examples, or --held-out-share 0.")
-    notes = [] if held_out else ["No example is held out: overfitting cannot be seen, and there is no early stop."]
+    notes = list(base.notes)
+    if not held_out:
+        notes.append("No example is held out: overfitting cannot be seen, and there is no early stop.")
     recipe = choose(
         values, examples=len(learn), width=int(settings.get("hidden_size", 0)),
         context=int(settings.get("max_position_embeddings", 0)),
@@ -104,12 +101,12 @@ def plan_finetune(config: TuneConfig) -> TunePlan:
             f"Examples of {recipe.length:,} tokens are longer than the model's {trained_length:,}", "Give --seq-length."
         )
     longest = min(recipe.length, max(example.most_tokens for example in (*learn, *held_out)))
-    cost = _price(longest, recipe, values, modules, parameters, settings)
+    cost = _price(longest, recipe, values, base)
+    notes += _told(cost, int(_number(values["train_batch"])))
     general = tuple(read_examples(config.general)) if config.general else ()
-    run_folder = config.output.with_name(f".{config.output.name}.training")
-    fingerprint = _fingerprint(config, values, (*learn, *held_out), general, settings)
+    fingerprint = _fingerprint(config, values, (*learn, *held_out), general, base)
     return TunePlan(
-        config=config, values=values, recipe=recipe, modules=modules, price=cost, learn=tuple(learn),
+        config=config, values=values, recipe=recipe, base=base, price=cost, learn=tuple(learn),
         held_out=tuple(held_out), general=general, duplicates=_duplicates(examples), run_folder=run_folder,
         fingerprint=fingerprint, notes=tuple(notes),
     )  # fmt: skip
@@ -127,40 +124,50 @@ def _check_output(output: Path) -> None:
         raise BadValue(f"{output} exists", "Name another folder with -o, or remove it first.")
 
 
-def _price(
-    longest: int,
-    recipe: Recipe,
-    values: dict[str, Value],
-    modules: Modules,
-    parameters: int,
-    settings: dict[str, object],
-) -> Price:
+def _price(longest: int, recipe: Recipe, values: dict[str, Value], base: Base) -> Price:
     cards = graphics_cards()
     nvidia = [card for card in cards if card.vendor == "nvidia"]
     available = nvidia[0].memory_bytes if nvidia else available_memory_bytes()
+    item_bytes = 2 if nvidia else 4
 
     def setting(name: str) -> int:
-        value = settings.get(name)
+        value = base.settings.get(name)
         return value if isinstance(value, int) else 0
 
+    whole = base.method == "full"
+    trained = sum(recipe.rank * (rows + columns) for rows, columns in base.modules.shapes)
+    frozen = base.stored_bytes + _SCRATCH_BYTES if base.stored_bytes else base.parameters * item_bytes
     cost = price(
-        parameters=parameters, shapes=modules.shapes, rank=recipe.rank,
-        tokens=int(_number(values["train_batch"])) * longest, layers=modules.layers, width=setting("hidden_size"),
-        vocabulary=setting("vocab_size"), item_bytes=2 if nvidia else 4, available=available,
+        base=base.parameters * 4 if whole else frozen, trained=base.parameters if whole else trained,
+        each=TRAINED_BYTES if whole else TRAINED_BYTES + 4,  # an adapter's own values are not the base's
+        batch=int(_number(values["train_batch"])), longest=longest, layers=base.modules.layers,
+        width=setting("hidden_size"), vocabulary=setting("vocab_size"), item_bytes=item_bytes, available=available,
     )  # fmt: skip
-    if available and cost.total > available and cost.base + cost.adapter > available:
-        raise NotEnough(
-            f"Training takes at least {size_text(cost.base + cost.adapter)} for the weights alone, "
-            f"and {size_text(available)} of memory is there",
-            "Take a smaller base, or a lower rank.", needed_bytes=cost.total, available_bytes=available,
-        )  # fmt: skip
     if available and cost.total > available:
+        weights = cost.base + cost.trained
+        if weights > available:
+            less = "" if base.method == "qlora" else "; --method qlora keeps the base in 4 bits"
+            raise NotEnough(
+                f"Training takes at least {size_text(weights)} for the weights alone, "
+                f"and {size_text(available)} of memory is there",
+                f"Take a smaller base, or a lower rank{less}.", needed_bytes=cost.total, available_bytes=available,
+            )  # fmt: skip
         raise NotEnough(
-            f"Training takes up to {size_text(cost.total)}, and {size_text(available)} of memory is there",
-            "Make batches smaller (--batch-size 1 --accumulate 8) or examples shorter (--seq-length 256).",
-            needed_bytes=cost.total, available_bytes=available,
+            f"Training takes up to {size_text(cost.total)} with one example at once, "
+            f"and {size_text(available)} of memory is there",
+            "Make examples shorter (--seq-length 256).", needed_bytes=cost.total, available_bytes=available,
         )  # fmt: skip
     return cost
+
+
+def _told(cost: Price, batch: int) -> list[str]:
+    """Say what is done to fit into memory."""
+    notes = []
+    if cost.at_once < batch:
+        notes.append(f"{cost.at_once} of the {batch} examples of a batch are computed at once, to fit into memory.")
+    if cost.checkpointing:
+        notes.append("Layers are computed twice, to keep less in memory: about a third slower.")
+    return notes
 
 
 def _duplicates(examples: Sequence[Example]) -> int:
@@ -168,19 +175,20 @@ def _duplicates(examples: Sequence[Example]) -> int:
 
 
 def _fingerprint(
-    config: TuneConfig,
-    values: dict[str, Value],
-    examples: Sequence[Example],
-    general: Sequence[Example],
-    settings: dict[str, object],
+    config: TuneConfig, values: dict[str, Value], examples: Sequence[Example], general: Sequence[Example], base: Base
 ) -> str:
-    """Return what tells whether a stopped run is this one; the base by its config and the size of its files."""
-    files = sorted(
-        (file.name, file.stat().st_size) for file in config.base.iterdir() if file.suffix in (".safetensors", ".bin")
-    )
+    """Return what tells whether a stopped run is this one; a checkpoint by its config and the size of its files."""
+    if config.base.is_dir():
+        files = sorted(
+            (file.name, file.stat().st_size)
+            for file in config.base.iterdir()
+            if file.suffix in (".safetensors", ".bin")
+        )
+    else:
+        files = [(fingerprint_of(config.base), config.base.stat().st_size)]
     shaping = {name: value for name, value in values.items() if name != "sample_steps"}
     said = [
-        shaping, [example.key for example in examples], [example.key for example in general], settings, files,
-        architecture_of(settings), config.answers,
+        shaping, [example.key for example in examples], [example.key for example in general],
+        dict(base.settings), files, base.method, base.quantized, config.answers,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,16 +1,19 @@
-"""What a training takes, before it starts: parameters of the adapter, memory."""
+"""What a training takes, before it starts: values that are trained, memory, and what is computed at once to fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-ADAPTER_BYTES = 16
-"""Of an adapter's parameter: value, gradient and the optimizer's two moments, in float32."""
+TRAINED_BYTES = 16
+"""Of a value that is trained, beside itself or in place of the base's: gradient, the optimizer's two moments, and the
+value of the best look, in float32."""
 _ACTIVATIONS = 34 / 2
 """Values kept a token, layer and width for the way back (arXiv:2205.05198, equation 2, without attention's scores)."""
 _PROGRAM_BYTES = 500 * 2**20
 """Torch, transformers and what they load, beside the model."""
+_ENOUGH_TOKENS = 2048
+"""Tokens at once below which a processor or a card is not used well: then layers are rather computed twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,49 +21,60 @@ class Price:
     """Memory of a training, in bytes.
 
     Args:
-        base: The frozen weights.
-        adapter: What is trained, with gradients and moments.
-        activations: What is kept for the way back, at the longest batch.
+        base: The model's weights.
+        trained: What is kept of each value that is trained.
+        activations: What is kept for the way back, at the longest examples.
         checkpointing: Whether each layer is computed twice to keep less.
-        adapter_parameters: How many values are trained.
+        trained_parameters: How many values are trained.
+        at_once: Examples of a batch that are computed together; the rest of it follows, and the result is the same.
     """
 
     base: int
-    adapter: int
+    trained: int
     activations: int
     checkpointing: bool
-    adapter_parameters: int
+    trained_parameters: int
+    at_once: int
 
     @property
     def total(self) -> int:
         """All of it, the program included."""
-        return self.base + self.adapter + self.activations + _PROGRAM_BYTES
+        return self.base + self.trained + self.activations + _PROGRAM_BYTES
 
 
 def price(
-    *, parameters: int, shapes: Sequence[tuple[int, int]], rank: int, tokens: int, layers: int, width: int,
+    *, base: int, trained: int, each: int = TRAINED_BYTES, batch: int, longest: int, layers: int, width: int,
     vocabulary: int, item_bytes: int, available: int,
 ) -> Price:  # fmt: skip
-    """Return what a training takes; each layer is computed twice where the memory asks for it.
+    """Return what a training takes: the whole batch at once if it fits, else less of it, else with layers twice.
 
     Args:
-        parameters: Of the base.
-        shapes: (rows, columns) of the weights that get an adapter.
-        rank: Of the adapter.
-        tokens: Of a batch, at most.
+        base: Bytes of the model's weights.
+        trained: Values that are trained.
+        each: Bytes kept of each of them.
+        batch: Examples in a batch.
+        longest: Tokens of the longest of them.
         layers: Of the base.
         width: Of its hidden state.
         vocabulary: Its tokens.
-        item_bytes: Of a value of the base while it is trained: 4 on a processor, 2 on a graphics card.
+        item_bytes: Of a value while it is computed: 4 on a processor, 2 on a graphics card.
         available: Bytes of memory there are; 0 when unknown.
     """
-    trained = sum(rank * (rows + columns) for rows, columns in shapes)
-    # Logits, their softmax and its gradient, in float32, once.
-    head = 3 * 4 * tokens * vocabulary
-    kept = int(tokens * layers * width * _ACTIVATIONS * item_bytes)
-    plain = Price(parameters * item_bytes, trained * ADAPTER_BYTES, kept + head, False, trained)
-    if not available or plain.total <= available:
-        return plain
-    one_layer = kept // max(1, layers)
-    entries = tokens * layers * width * item_bytes
-    return Price(plain.base, plain.adapter, one_layer + entries + head, True, trained)
+
+    def at(count: int, checkpointing: bool) -> Price:
+        tokens = count * longest
+        head = 3 * 4 * tokens * vocabulary  # logits, their softmax and its gradient, in float32, once
+        kept = int(tokens * layers * width * _ACTIVATIONS * item_bytes)
+        if checkpointing:  # one layer, and what goes into each
+            kept = kept // max(1, layers) + tokens * layers * width * item_bytes
+        return Price(base, trained * each, kept + head, checkpointing, trained, count)
+
+    ways = [at(count, False) for count in _halves(batch) if count == batch or count * longest >= _ENOUGH_TOKENS]
+    ways += [at(count, True) for count in _halves(batch)]
+    return next((way for way in ways if not available or way.total <= available), ways[-1])
+
+
+def _halves(count: int) -> Iterator[int]:
+    while count:
+        yield count
+        count = -(-count // 2) if count > 1 else 0

@@ -1,4 +1,4 @@
-"""The proof that one adapter is the same everywhere: in torch by peft, as a GGUF adapter, merged into the file."""
+"""The proof that what was trained is the same everywhere: in torch by peft, as a GGUF adapter, merged into the file."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ from localknobs.jobs import Job, Wrote, passing_folder
 
 LEAST_SAME = 0.98
 """Share of positions whose top token must be the same: 16-bit files round what torch computes in float32."""
+LEAST_SAME_QUANTIZED = 0.95
+"""The same over quantized weights, where llama.cpp rounds the other factor of each product too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """How far two forms agree with peft in torch.
+    """How far other forms agree with what was trained, computed in torch.
 
     Args:
         gguf_adapter: Share of positions with the same top token, of the GGUF adapter at scale 1 on the base's file;
             None where there is no such adapter.
-        merged: The same of the merged file.
+        merged: The same of the merged file, or of the whole model's file; None where there is none.
         places: Positions that were compared.
+        least: What each must reach.
     """
 
     gguf_adapter: float | None
-    merged: float
+    merged: float | None
     places: int
+    least: float = LEAST_SAME
 
     @property
     def passed(self) -> bool:
         """Whether all forms agree."""
-        return min(self.merged, 1.0 if self.gguf_adapter is None else self.gguf_adapter) >= LEAST_SAME
+        return all(share >= self.least for share in (self.merged, self.gguf_adapter) if share is not None)
 
 
 def prove(base: Path, adapter: Path, gguf: Path | None, threads: int) -> Job[Proof]:
@@ -52,24 +56,60 @@ def prove(base: Path, adapter: Path, gguf: Path | None, threads: int) -> Job[Pro
     """
     choice = LoraChoice(adapter, 1.0)
     with passing_folder(adapter.with_name(f"{adapter.name}.proof")) as folder:
-        merged, places = yield from _same_top(base, choice, folder / "merged.gguf", (choice,), (), threads)
+        merged, places = yield from _converted(base, choice, folder / "merged.gguf", (choice,), (), threads)
         beside = None
         if gguf:
-            beside, places = yield from _same_top(base, choice, folder / "base.gguf", (), ((gguf, 1.0),), threads)
+            beside, places = yield from _converted(base, choice, folder / "base.gguf", (), ((gguf, 1.0),), threads)
     return Proof(beside, merged, places)
 
 
-def _same_top(
+def prove_over_file(file: Path, checkpoint: Path, adapter: Path, gguf: Path, threads: int) -> Job[Proof]:
+    """Compare an adapter on the bytes of a GGUF file in torch with the GGUF adapter on that file in llama.cpp.
+
+    llama.cpp rounds what it multiplies with quantized weights to 8 bits, which torch does not.
+
+    Args:
+        file: The GGUF file.
+        checkpoint: Folder with its config and tokenizer.
+        adapter: Folder of the adapter.
+        gguf: The adapter as GGUF.
+        threads: 0 for all physical cores.
+    """
+    share, places = yield from _same_top(
+        VerifyConfig(
+            checkpoint, file, threads=threads, loras=(LoraChoice(adapter, 1.0),), adapters=((gguf, 1.0),), weights=file
+        )
+    )  # fmt: skip
+    return Proof(share, None, places, LEAST_SAME_QUANTIZED)
+
+
+def prove_model(model: Path, gguf: Path, threads: int) -> Job[Proof]:
+    """Compare a whole model with its GGUF file.
+
+    Args:
+        model: Folder of the checkpoint.
+        gguf: The file made of it.
+        threads: As of `prove`.
+    """
+    share, places = yield from _same_top(VerifyConfig(model, gguf, threads=threads))
+    return Proof(None, share, places)
+
+
+def _converted(
     base: Path, choice: LoraChoice, file: Path, merged: tuple[LoraChoice, ...],
     beside: tuple[tuple[Path, float], ...], threads: int,
 ) -> Job[tuple[float, int]]:  # fmt: skip
     """Convert the base, with or without the adapter, and compare it with peft; return the share and the positions."""
     with contextlib.closing(convert(ConvertConfig(base, file, loras=merged, check_tokens=False))) as job:
         yield from (event for event in job if not isinstance(event, Wrote))  # the files pass
-    verdict = yield from verify(
-        plan_verify(VerifyConfig(base, file, threads=threads, loras=(choice,), adapters=beside))
-    )  # fmt: skip
+    found = yield from _same_top(VerifyConfig(base, file, threads=threads, loras=(choice,), adapters=beside))
     file.unlink()
+    return found
+
+
+def _same_top(config: VerifyConfig) -> Job[tuple[float, int]]:
+    """Return the share of positions with the same top token, and the positions."""
+    verdict = yield from verify(plan_verify(config))
     if verdict.distance is None or not verdict.distance.places:
-        raise BadFile("The adapter's logits could not be compared", "`localknobs verify --lora` tells more.")
+        raise BadFile("The logits could not be compared", "`localknobs verify` tells more.")
     return verdict.distance.top_share, verdict.distance.places

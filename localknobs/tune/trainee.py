@@ -1,11 +1,14 @@
-"""The model that is trained, in the training process: the frozen base with an adapter beside its weights."""
+"""The model that is trained, in the training process: a frozen base with an adapter beside it, or all its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from localknobs.errors import BadFile
+from localknobs.convert.checkpoint import read_json
+from localknobs.convert.checkpoint_writer import copy_beside
+from localknobs.errors import BadFile, LocalknobsError
 
 
 def _device_and_type() -> tuple[str, Any]:
@@ -20,31 +23,25 @@ def _device_and_type() -> tuple[str, Any]:
 
 
 def load_trainee(order: Mapping[str, Any]) -> tuple[Any, str]:
-    """Return the base with a fresh adapter, and the device it is on; the adapter is float32.
+    """Return what is trained, and the device it is on: the base with a fresh adapter in float32, or the whole model.
 
     Args:
-        order: `base`, `rank`, `alpha`, `dropout`, `rslora`, `dora`, `modules`, `checkpointing`,
-            `seed`, `threads`.
+        order: `base`, `gguf`, `method`, `nf4`, `rank`, `alpha`, `dropout`, `rslora`, `dora`, `modules`,
+            `checkpointing`, `seed`, `threads`.
 
     Raises:
         BadFile: transformers or peft cannot load it; with the reason.
+        Unsupported: a GGUF file has weights that cannot be read here.
     """
     import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(order["threads"])
     torch.manual_seed(order["seed"])
     device, dtype = _device_and_type()
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            order["base"], dtype=dtype, trust_remote_code=False, local_files_only=True
-        )
-        adapter = LoraConfig(
-            r=order["rank"], lora_alpha=order["alpha"], lora_dropout=order["dropout"], use_rslora=order["rslora"],
-            use_dora=order["dora"], target_modules=list(order["modules"]), bias="none", task_type="CAUSAL_LM",
-        )  # fmt: skip
-        trainee: Any = get_peft_model(model, adapter)
+        trainee = _whole_model(order, device) if order["method"] == "full" else _with_adapter(order, device, dtype)
+    except LocalknobsError:
+        raise
     except Exception as error:  # the libraries raise all kinds
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         hint = "`localknobs convert --check` says more."
@@ -54,17 +51,92 @@ def load_trainee(order: Mapping[str, Any]) -> tuple[Any, str]:
         trainee.enable_input_require_grads()
         trainee.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trainee.train()  # it comes from its file without dropout
-    return trainee.to(device), device
+    return trainee, device
 
 
-def adapter_state(trainee: Any) -> dict[str, Any]:
+def _with_adapter(order: Mapping[str, Any], device: str, dtype: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(
+        r=order["rank"], lora_alpha=order["alpha"], lora_dropout=order["dropout"], use_rslora=order["rslora"],
+        use_dora=order["dora"], target_modules=list(order["modules"]), bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    if order["gguf"]:
+        from localknobs.convert.torch_gguf import load_gguf_model
+
+        base = load_gguf_model(Path(order["base"]), Path(order["gguf"]), dtype=dtype, device=device)
+    elif order["nf4"]:
+        base = _in_nf4(order["base"], dtype)
+    else:
+        base = _from_checkpoint(order["base"], dtype)
+    trainee: Any = get_peft_model(base, adapter)
+    return trainee if order["nf4"] else trainee.to(device)
+
+
+def _in_nf4(folder: str, dtype: Any) -> Any:
+    """Return a checkpoint whose matrices bitsandbytes keeps in 4 bits, on the card."""
+    from peft import prepare_model_for_kbit_training
+    from transformers import BitsAndBytesConfig
+
+    kept: Any = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    base = _from_checkpoint(folder, dtype, quantization_config=kept, device_map={"": 0})
+    prepare: Any = prepare_model_for_kbit_training
+    return prepare(base, use_gradient_checkpointing=False)
+
+
+def _whole_model(order: Mapping[str, Any], device: str) -> Any:
+    """Return the model in float32, all of it to be trained: small steps would be lost in 16 bits."""
+    import torch
+
+    trainee = _from_checkpoint(order["base"], torch.float32).to(device)
+    if device == "cuda" and torch.cuda.is_bf16_supported():
+        trainee.forward = torch.autocast("cuda", dtype=torch.bfloat16)(trainee.forward)
+    return trainee
+
+
+def _from_checkpoint(folder: str, dtype: Any, **more: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=False, local_files_only=True, **more
+    )
+    return model
+
+
+def save_trained(trainee: Any, order: Mapping[str, Any]) -> None:
+    """Write what was trained into the folder of the order: an adapter as peft has it, or a whole checkpoint.
+
+    A checkpoint keeps the type its base has, and gets the base's tokenizer.
+    """
+    if order["method"] != "full":
+        trainee.save_pretrained(order["output"])
+        return
+    import torch
+
+    base, output = Path(order["base"]), Path(order["output"])
+    kept = read_json(base / "config.json")
+    kind = getattr(torch, str(kept.get("dtype", kept.get("torch_dtype", "float32"))), torch.float32)
+    if "forward" in vars(trainee):
+        del trainee.forward
+    trainee.to(kind)
+    trainee.config.use_cache = True
+    trainee.save_pretrained(output)
+    copy_beside(base, output)
+
+
+def trained_state(trainee: Any) -> dict[str, Any]:
     """Return a copy of the values that are trained."""
-    return {
-        name: value.detach().to("cpu", copy=True) for name, value in trainee.named_parameters() if value.requires_grad
-    }
+    return {name: value.to("cpu", copy=True) for name, value in trained_values(trainee).items()}
 
 
-def set_adapter_state(trainee: Any, state: Mapping[str, Any]) -> None:
+def trained_values(trainee: Any) -> dict[str, Any]:
+    """Return the values that are trained, as they are now, by name."""
+    return {name: value.detach() for name, value in trainee.named_parameters() if value.requires_grad}
+
+
+def set_trained_state(trainee: Any, state: Mapping[str, Any]) -> None:
     """Put trained values back."""
     own = dict(trainee.named_parameters())
     for name, value in state.items():

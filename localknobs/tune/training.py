@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -14,7 +14,7 @@ from localknobs.errors import BadFile, LocalknobsError
 from localknobs.paths import written_whole
 from localknobs.tune.encode import Encoded
 from localknobs.tune.losses import endless, mean_loss, rate_at, summed_loss
-from localknobs.tune.trainee import adapter_state, answer, set_adapter_state
+from localknobs.tune.trainee import answer, set_trained_state, trained_state, trained_values
 
 SAVE_S = 60.0
 """Longest time between two savings of the state."""
@@ -63,8 +63,8 @@ class Training:
     """One training.
 
     Args:
-        order: Numbers of the training: `rate`, `steps`, `batch`, `accumulation`, `warmup`, `schedule`, `decay`,
-            `patience`, `look_every`, `sample_every`, `seed`, `state` (a file), `fingerprint`, `resume`.
+        order: Numbers of the training: `rate`, `steps`, `batch`, `at_once`, `accumulation`, `warmup`, `schedule`,
+            `decay`, `patience`, `look_every`, `sample_every`, `seed`, `state` (a file), `fingerprint`, `resume`.
         trainee: The base with its adapter.
         material: What it reads.
         tokenizer: Of the base.
@@ -85,7 +85,7 @@ class Training:
         self._optimizer = torch.optim.AdamW(
             self._trained, lr=order["rate"], betas=(0.9, 0.999), weight_decay=order["decay"]
         )
-        self._best_state = adapter_state(trainee)
+        self._best_state = trained_state(trainee)
         self.progress = Progress()
 
     def run(self) -> bool:
@@ -124,7 +124,7 @@ class Training:
                 saved_at = monotonic()
             if self._stopping():
                 return False
-        set_adapter_state(self._trainee, self._best_state)
+        set_trained_state(self._trainee, self._best_state)
         return True
 
     def measure(self) -> dict[str, float]:
@@ -142,7 +142,7 @@ class Training:
         parts = [next(batches) for _ in range(order["accumulation"])]
         learned = max(1, sum(sum(example.learned[1:]) for part in parts for example in part))
         total, tokens = 0.0, 0
-        for part in parts:
+        for part in self._pieces(parts):
             loss, _, _ = summed_loss(self._trainee, part, self._device)
             (loss / learned).backward()
             total += float(loss.detach())
@@ -164,14 +164,21 @@ class Training:
         progress.losses.append(mean)
         return {"loss": mean, "rate": rate, "tokens": tokens, "took": round(monotonic() - began, 6)}
 
+    def _pieces(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[Sequence[Encoded]]:
+        """Cut batches into what is computed at once: the order of the data must not depend on the memory there is."""
+        size = self._order["at_once"]
+        for batch in batches:
+            for at in range(0, len(batch), size):
+                yield batch[at : at + size]
+
     def _look(self) -> dict[str, float]:
         found: dict[str, float] = {}
         if self._material.held_out:
-            loss, right = mean_loss(self._trainee, self._material.held_out, self._order["batch"], self._device)
+            loss, right = mean_loss(self._trainee, self._material.held_out, self._order["at_once"], self._device)
             found.update(held_out=loss, next_token=right)
         if self._material.general:
             found["general"] = mean_loss(
-                self._trainee, self._material.general, self._order["batch"], self._device
+                self._trainee, self._material.general, self._order["at_once"], self._device
             )[0]  # fmt: skip
         return found
 
@@ -182,7 +189,7 @@ class Training:
             progress.best, progress.best_step, progress.looks_since_best = (
                 found.get("held_out", math.inf), progress.step, 0
             )  # fmt: skip
-            self._best_state = adapter_state(self._trainee)
+            self._best_state = trained_state(self._trainee)
         else:
             progress.looks_since_best += 1
         self._say({"look": found, "at": progress.step})
@@ -217,7 +224,7 @@ class Training:
 
         state = {
             "fingerprint": self._order["fingerprint"],
-            "adapter": adapter_state(self._trainee),
+            "trained": trained_values(self._trainee),
             "best_state": self._best_state,
             "optimizer": self._optimizer.state_dict(),
             "random": torch.get_rng_state(),
@@ -243,7 +250,7 @@ class Training:
                 "A stopped training lies beside the output, of other data, base or knobs",
                 "Begin anew with --restart, or name another -o.",
             )
-        set_adapter_state(self._trainee, state["adapter"])
+        set_trained_state(self._trainee, state["trained"])
         self._best_state = state["best_state"]
         self._optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])

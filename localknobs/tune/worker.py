@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from localknobs.convert.child import Say, serve
+from localknobs.convert.gguf_checkpoint import write_checkpoint_of
 from localknobs.errors import BadFile
 from localknobs.tune.curves import CurveLog
 from localknobs.tune.encode import Encoded, Encoder, load_tokenizer
-from localknobs.tune.trainee import load_trainee
+from localknobs.tune.trainee import load_trainee, save_trained
 from localknobs.tune.training import Material, Training
 
 GENERAL_LENGTH, GENERAL_TOKENS = 256, 4096
@@ -39,6 +40,8 @@ def _run(order: dict[str, Any], say: Say) -> None:
     log = CurveLog(Path(order["curves"]))
     stop = threading.Event()
     threading.Thread(target=_listen, args=(stop,), daemon=True).start()
+    if order["gguf"] and not (Path(order["base"]) / "config.json").is_file():
+        write_checkpoint_of(Path(order["gguf"]), Path(order["base"]))
     tokenizer = load_tokenizer(order["base"])
     encoder = Encoder(tokenizer, order["length"])
     learn = _encoded(encoder, order["learn"])
@@ -72,8 +75,8 @@ def _run(order: dict[str, Any], say: Say) -> None:
     if not training.run():
         return
     after = training.measure()
-    trainee.save_pretrained(order["output"])
     progress, written = training.progress, training.sample()
+    save_trained(trainee, order)
     tell({
         "finished": {
             "before": progress.first, "after": after, "step": progress.step, "best_step": progress.best_step,

@@ -238,7 +238,8 @@ def test_what_cannot_be_trained_is_refused_before_any_work(base, tmp_path, monke
 )
 def test_modules_by_group_and_by_name(base, tmp_path, wanted, names, weights):
     plan = plan_finetune(tiny_config(base, tmp_path, knobs={"lora_targets": wanted}))
-    assert plan.modules.names == names and len(plan.modules.shapes) == weights and plan.modules.layers == 2
+    modules = plan.base.modules
+    assert modules.names == names and len(modules.shapes) == weights and modules.layers == 2
 
 
 @pytest.mark.slow
@@ -269,15 +270,18 @@ def test_layers_computed_twice_give_the_same_losses(base, whole, tmp_path, monke
     assert drain(finetune(twice)).losses == pytest.approx(plain.losses, abs=1e-4)
 
 
-def test_the_price_computes_layers_twice_where_memory_asks_for_it():
+def test_less_is_computed_at_once_and_then_layers_twice_where_memory_asks_for_it():
     shape = {
-        "parameters": 10**8, "shapes": [(1024, 1024)] * 8, "rank": 8, "tokens": 8192, "layers": 24, "width": 1024,
+        "base": 4 * 10**8, "trained": 10**6, "batch": 8, "longest": 1024, "layers": 24, "width": 1024,
         "vocabulary": 32_000, "item_bytes": 4,
     }  # fmt: skip
     rich = price(**shape, available=0)
-    assert not rich.checkpointing and rich.adapter_parameters == 8 * 8 * 2048
-    poor = price(**shape, available=rich.total - 1)
-    assert poor.checkpointing and poor.total < rich.total
+    assert not rich.checkpointing and rich.trained_parameters == 10**6 and rich.at_once == 8
+    half = price(**shape, available=rich.total - 1)
+    assert not half.checkpointing and half.at_once == 4 and half.total < rich.total
+    poor = price(**shape, available=half.total // 2)
+    assert poor.checkpointing and poor.total <= half.total // 2
+    assert price(**shape, available=1).at_once == 1, "the least there is, for the refusal to tell"
 
 
 @pytest.mark.parametrize(("schedule", "end"), [("cosine", 0.0), ("linear", 0.0), ("constant", 1.0)])
