@@ -8,10 +8,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from localknobs.convert.ggml import TYPE_NUMBERS
 from localknobs.errors import BadFile
-from localknobs.gguf_info import Header
+
+if TYPE_CHECKING:
+    from localknobs.gguf_info import Header
 
 _FIRST_KEY = 24  # after magic, version, and the counts of tensors and keys
 _U32, _F32, _BOOL, _TEXT, _ARRAY = 4, 6, 7, 8, 9

@@ -7,7 +7,6 @@ Whether the name is right is not believed but proved, by comparing tokens (`toke
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -100,6 +99,8 @@ def names_for(rules: Rules, fingerprint: str = "", preferred: Sequence[str] = ()
 
 def fingerprint_of(token_ids: Sequence[int]) -> str:
     """Return the fingerprint of a tokenizer from its tokens of `FINGERPRINT_TEXT`, special ones included."""
+    import hashlib  # 20 ms, which the proof has and the beginning of a conversion has not
+
     return hashlib.sha256(str(list(token_ids)).encode()).hexdigest()
 
 

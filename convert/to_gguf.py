@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localknobs.convert.checkpoint import WeightSource, open_checkpoint
-from localknobs.convert.parallel_writer import write_tensors
+from localknobs.convert.parallel_writer import reserve, write_tensors
 from localknobs.convert.plan import ConversionPlan, plan_conversion, proved, reason_for_upstream
 from localknobs.errors import BadFile, BadValue
 from localknobs.hardware import check_disk_space
@@ -104,7 +104,7 @@ def write_plan(plan: ConversionPlan, output: Path, proof: Future[ConversionPlan]
 def _write(plan: ConversionPlan, beside: Path, proof: Future[ConversionPlan] | None) -> Job[None]:
     yield Started("converting", plan.size_bytes, "bytes")
     with open(beside, "wb", buffering=0) as file:
-        file.truncate(plan.size_bytes)
+        reserve(file.fileno(), plan.size_bytes)
         os.pwrite(file.fileno(), plan.header, 0)
         yield Advanced(len(plan.header))
         written = len(plan.header)

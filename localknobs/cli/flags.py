@@ -5,10 +5,12 @@ from __future__ import annotations
 from argparse import Action, ArgumentParser, ArgumentTypeError, HelpFormatter, Namespace
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from localknobs.errors import LocalknobsError
-from localknobs.knobs import Knob, Value, knobs_of
+
+if TYPE_CHECKING:
+    from localknobs.knobs import Knob, Value
 
 
 class Formatter(HelpFormatter):
@@ -70,6 +72,8 @@ _METAVARS = {
 
 def add_knob_flags(parser: ArgumentParser, group_of: str) -> None:
     """Add a flag for every knob of a table: `sampling` or `loading`."""
+    from localknobs.knobs import knobs_of  # 20 ms, which verbs without knobs are spared
+
     section = parser.add_argument_group(f"{group_of} knobs")
     for row in knobs_of(group_of):
         if row.is_switch:
@@ -97,6 +101,8 @@ def default_text(row: Knob) -> str:
 
 def chosen(options: Namespace, group_of: str) -> dict[str, Value]:
     """Return the knobs of a table that were given on the command line."""
+    from localknobs.knobs import knobs_of
+
     given = {row.name: getattr(options, row.name, None) for row in knobs_of(group_of)}
     values = {name: value for name, value in given.items() if value is not None}
     if loras := values.get("lora"):

@@ -5,28 +5,28 @@ Importing this loads neither llama.cpp nor numpy; only the worker process does.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-from localknobs.engine.events import (
-    ContextDropped,
-    Event,
-    Finished,
-    FinishReason,
-    Looked,
-    Message,
-    ModelInfo,
-    Noted,
-    PromptRead,
-    SamplerChanged,
-    Stats,
-    TextArrived,
-    TokensScored,
-)
-from localknobs.engine.settings import LoadSettings
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from localknobs.engine.client import Engine
+    from localknobs.engine.events import (
+        ContextDropped,
+        Event,
+        Finished,
+        FinishReason,
+        Looked,
+        Message,
+        ModelInfo,
+        Noted,
+        PromptRead,
+        SamplerChanged,
+        Stats,
+        TextArrived,
+        TokensScored,
+    )
+    from localknobs.engine.settings import LoadSettings
 
 __all__ = [
     "ContextDropped",
@@ -45,6 +45,14 @@ __all__ = [
     "TokensScored",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: a process that only cuts text into tokens needs none of it (20 ms)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "settings" if name == "LoadSettings" else "events"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
 
 
 def load(settings: LoadSettings, on_progress: Callable[[float], None] | None = None) -> Engine:

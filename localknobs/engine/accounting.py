@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp as lib
-from llama_cpp._ggml import libggml
+from localknobs.engine.binding import lib, libggml
 
-llama_library: Any = lib.llama_cpp._lib
+llama_library: Any = lib._lib
 """The shared library, for what the binding has no name for."""
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 _LEFT, _RIGHT, _KEY, _VALUES = (0, 8, 32, 40) if sys.platform == "darwin" else (16, 24, 32, 40)

@@ -112,8 +112,7 @@ def _ask() -> Build:
     """Load llama.cpp and look; only the child does this."""
     from importlib.metadata import version
 
-    import llama_cpp as lib
-    from llama_cpp._ggml import libggml
+    from localknobs.engine.binding import lib, libggml
 
     lib.llama_backend_init()
     return Build(

@@ -14,8 +14,7 @@ from functools import partial
 from math import inf
 from typing import Any, cast
 
-import llama_cpp as lib
-
+from localknobs.engine.binding import lib
 from localknobs.engine.llama import LoadedModel
 from localknobs.errors import BadValue
 from localknobs.knobs import Value

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
-import llama_cpp as lib
 import numpy as np
 
+from localknobs.engine.binding import lib
 from localknobs.engine.llama import LoadedModel
 
 NGRAM, MODEL = "ngram", "model"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import llama_cpp as lib
-
+from localknobs.engine.binding import lib
 from localknobs.engine.cache import TokenCache
 from localknobs.engine.checks import plan_context
 from localknobs.engine.draft_policy import DraftPolicy

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
-import llama_cpp as lib
-
 from localknobs.engine.adapters import Adapters
 from localknobs.engine.answer import Answer
+from localknobs.engine.binding import lib
 from localknobs.engine.cache import TokenCache
 from localknobs.engine.cache_files import ParkedCaches
 from localknobs.engine.cache_snapshot import CachesBySetting

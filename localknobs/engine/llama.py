@@ -11,8 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llama_cpp as lib
-
+from localknobs.engine.binding import lib
 from localknobs.engine.parameters import llama_parameters
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadFile, BadValue, NotEnough

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp as lib
 import numpy as np
 
+from localknobs.engine.binding import lib
 from localknobs.engine.events import TokensScored
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.repeats import Repeats

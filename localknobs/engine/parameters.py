@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import llama_cpp as lib
-from llama_cpp._ggml import libggml
-
+from localknobs.engine.binding import lib, libggml
 from localknobs.engine.placement import gpu_shares, tensor_places
 from localknobs.engine.refusals import check_settings
 from localknobs.engine.settings import LoadSettings

@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as lib
-
 from localknobs.engine import protocol
 from localknobs.engine.accounting import read_breakdown
+from localknobs.engine.binding import lib
 from localknobs.engine.parameters import LlamaParameters, llama_parameters
 from localknobs.engine.pretended_device import PretendedDevice, interface_is_known
 from localknobs.engine.settings import LoadSettings

@@ -11,9 +11,8 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import llama_cpp as lib
-
 from localknobs.engine.accounting import ggml_function, llama_library
+from localknobs.engine.binding import lib
 
 API_VERSION = 2
 _GPU = 1  # GGML_BACKEND_DEVICE_TYPE_GPU

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import llama_cpp as lib
 import numpy as np
 
+from localknobs.engine.binding import lib
 from localknobs.engine.chain import Link, links
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.repeats import Repeats

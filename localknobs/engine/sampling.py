@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-import llama_cpp as lib
 import numpy as np
 
+from localknobs.engine.binding import lib
 from localknobs.engine.chain import links
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.lookback import Lookback, allowed_tokens

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-import llama_cpp as lib
-
+from localknobs.engine.binding import lib
 from localknobs.engine.llama import LoadedModel
 from localknobs.errors import LocalknobsError
 

@@ -45,9 +45,8 @@ def tokens_of(model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]
 
 
 def _main() -> int:
-    from localknobs.engine.llama import lib, send_log_to_stderr
+    from localknobs.engine.binding import lib
 
-    send_log_to_stderr()
     order = json.loads(sys.stdin.buffer.read())
     lib.llama_backend_init()
     parameters = lib.llama_model_default_params()
