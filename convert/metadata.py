@@ -60,6 +60,10 @@ class Sheet:
         """Return all keys, as `header_bytes` takes them."""
         return list(self._keys.values())
 
+    def add(self, key: RawKey) -> None:
+        """Set a key that is packed already."""
+        self._set(key)
+
     def text(self, name: str, value: str) -> None:
         """Set a text; an empty one is left out, as llama.cpp's converter does."""
         if value:

@@ -6,7 +6,9 @@ tensor at a time, so that memory stays at the largest of those. Knows no header 
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -87,18 +89,23 @@ def reserve(descriptor: int, size_bytes: int) -> None:
     Raises:
         OSError: the disk has no room for it.
     """
-    try:
-        import ctypes
-
-        # Not posix_fallocate: where a file system has no way to do it, the C library writes to every block instead.
-        fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-    except (ImportError, OSError, AttributeError):  # not Linux
-        fallocate = None
-    if fallocate:
-        fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-        if fallocate(descriptor, 0, 0, size_bytes) and (code := ctypes.get_errno()) in DISK_FULL:
-            raise OSError(code, os.strerror(code))
+    if (code := _fallocate(descriptor, size_bytes)) in DISK_FULL:
+        raise OSError(code, os.strerror(code))
     os.ftruncate(descriptor, size_bytes)
+
+
+def _fallocate(descriptor: int, size_bytes: int) -> int:
+    """Return the system's answer, 0 when it was done.
+
+    Not by `os.posix_fallocate`: where a file system has no way to do it, the C library writes to every block instead.
+    """
+    if sys.platform != "linux":
+        return errno.EOPNOTSUPP
+    import ctypes
+
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    return ctypes.get_errno() if fallocate(descriptor, 0, 0, size_bytes) else 0
 
 
 def write_tensors(tensors: Sequence[PlannedTensor], descriptor: int, offset: int) -> Generator[int, None, None]:

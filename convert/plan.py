@@ -14,6 +14,7 @@ from localknobs.convert.families.base import OwnFlags
 from localknobs.convert.gguf_header import RawKey, StoredTensor, header_bytes, padded
 from localknobs.convert.metadata import QUANTIZATION_VERSION, Sheet, add_origin
 from localknobs.convert.tensors import PlannedTensor
+from localknobs.convert.token_proof import ProofProcesses
 from localknobs.convert.vocabulary import Vocabulary, lacks_space_prefix, prove, read_vocabulary
 from localknobs.errors import BadFile, BadValue, Unsupported
 
@@ -129,13 +130,17 @@ def plan_conversion(
     return proved(plan) if check_tokens else plan
 
 
-def proved(plan: ConversionPlan) -> ConversionPlan:
+def proved(plan: ConversionPlan, processes: ProofProcesses | None = None) -> ConversionPlan:
     """Prove that llama.cpp reads text as the tokenizer does; return the plan with what that settled.
+
+    Args:
+        plan: The plan.
+        processes: Those of the proof, where they were started before.
 
     Raises:
         BadFile: it does not; the message shows the first difference.
     """
-    vocabulary, flags = prove_vocabulary(plan.family, plan.vocabulary, plan.before)
+    vocabulary, flags = prove_vocabulary(plan.family, plan.vocabulary, plan.before, processes)
     sheet = plan.before.copy()
     vocabulary.add_to(sheet, flags)
     return replace(plan, keys=tuple(sheet.keys()), vocabulary=vocabulary)
@@ -157,26 +162,29 @@ def open_vocabulary(family: Family) -> Vocabulary:
     return read_vocabulary(folder, family.vocabulary_size, family.vocabulary_kind, family.pre_tokenizers)
 
 
-def prove_vocabulary(family: Family, vocabulary: Vocabulary, before: Sheet) -> tuple[Vocabulary, OwnFlags]:
+def prove_vocabulary(
+    family: Family, vocabulary: Vocabulary, before: Sheet, processes: ProofProcesses | None = None
+) -> tuple[Vocabulary, OwnFlags]:
     """Prove a vocabulary; return it with its name settled, and the flags around it.
 
     Args:
         family: The family.
         vocabulary: As it was read; not changed.
         before: The keys that come before it: llama.cpp goes by architecture and name here and there.
+        processes: Those of the proof, where they were started before.
 
     Raises:
         BadFile: llama.cpp would read text differently.
     """
     flags = family.vocabulary_flags(vocabulary)
     try:
-        return prove(vocabulary, before, flags, family.pre_tokenizers), flags
+        return prove(vocabulary, before, flags, family.pre_tokenizers, processes), flags
     except BadFile:
         if not lacks_space_prefix(vocabulary):
             raise
         # llama.cpp's converter goes by tokenizer_config.json alone, and tokenizer.json says otherwise.
         flags = {}, {**flags[1], "tokenizer.ggml.add_space_prefix": False}
-        return prove(vocabulary, before, flags, family.pre_tokenizers), flags
+        return prove(vocabulary, before, flags, family.pre_tokenizers, processes), flags
 
 
 def notes_about(family: Family, vocabulary: Vocabulary) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from localknobs.convert.child import Say, serve
-from localknobs.convert.token_proof import own_encoder
+from localknobs.convert.own_tokenizer import own_encoder
 from localknobs.errors import BadFile
 
 MOST_SPECIAL = 8

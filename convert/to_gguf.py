@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from localknobs.convert.checkpoint import WeightSource, open_checkpoint
 from localknobs.convert.parallel_writer import reserve, write_tensors
 from localknobs.convert.plan import ConversionPlan, plan_conversion, proved, reason_for_upstream
+from localknobs.convert.token_proof import ProofProcesses
 from localknobs.errors import BadFile, BadValue
 from localknobs.hardware import check_disk_space
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
@@ -61,9 +62,11 @@ def convert(config: ConvertConfig) -> Job[Path]:
         BadFile: something of the checkpoint is damaged, missing, or infinite.
         NotEnough: the disk is too small.
     """
-    with _opened(config) as source:
+    with contextlib.ExitStack() as open_:
+        source = open_.enter_context(_opened(config))
         if reason := reason_for_upstream(source.config, source.folder):
             return (yield from _convert_upstream(config, source, reason))
+        processes = open_.enter_context(_proof_processes(source.folder)) if config.check_tokens else None
         plan = plan_conversion(source, config.outtype, config.name, check_tokens=False)
         output = output_path(config, source.folder, plan.outtype)
         for file in {source.info(name).file for name in source.names()}:
@@ -71,9 +74,9 @@ def convert(config: ConvertConfig) -> Job[Path]:
         check_disk_space(output.parent, plan.size_bytes, output.name)
         for note in plan.notes:
             yield Noted(note)
-        # The proof waits for a process of its own most of the time: it runs while the weights are copied.
+        # The proof waits for its processes most of the time: it runs while the weights are copied.
         with ThreadPoolExecutor(1) as pool:
-            proof = pool.submit(proved, plan) if config.check_tokens else None
+            proof = pool.submit(proved, plan, processes) if config.check_tokens else None
             yield from write_plan(plan, output, proof)
         return output
 
@@ -147,6 +150,17 @@ def _opened(config: ConvertConfig) -> Iterator[WeightSource]:
         yield checkpoint
     finally:
         checkpoint.close()
+
+
+@contextlib.contextmanager
+def _proof_processes(folder: Path) -> Iterator[ProofProcesses | None]:
+    """Start the processes of the proof: they get ready while the conversion is planned."""
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        yield None
+        return
+    with contextlib.closing(ProofProcesses(file)) as processes:
+        yield processes
 
 
 def _convert_upstream(config: ConvertConfig, source: WeightSource, reason: str) -> Job[Path]:

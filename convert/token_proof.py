@@ -7,13 +7,13 @@ hard texts in many scripts are compared one by one before a weight is written.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from localknobs.convert.gguf_header import RawKey, header_bytes
+from localknobs.convert.own_tokenizer import OwnTokenizer
 from localknobs.convert.pretokenizer import FINGERPRINT_TEXT
-from localknobs.errors import BadFile
 
 SAMPLE = (
     FINGERPRINT_TEXT,
@@ -32,59 +32,60 @@ SAMPLE = (
 """Texts in which tokenizers are known to differ. All in composed form (NFC): llama.cpp composes nothing, so that a
 tokenizer that does, as Qwen's, agrees with it on composed texts only, which nearly all texts are."""
 
-Encode = Callable[[str], list[int]]
 
-
-def own_encoder(file: Path) -> tuple[Encode, Encode]:
-    """Return two functions from text to tokens: without and with the special tokens that are put around it.
+class ProofProcesses:
+    """The two that are compared, each in a process of its own, which gets ready while other work is done.
 
     Args:
-        file: `tokenizer.json`.
-
-    Raises:
-        BadFile: the tokenizers library cannot read it.
+        tokenizer_file: `tokenizer.json` of the checkpoint.
     """
-    from tokenizers import Tokenizer
 
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare exceptions
-        raise BadFile(f"{file} is no tokenizer: {error}", "Fetch it again.") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    def __init__(self, tokenizer_file: Path) -> None:
+        from localknobs.engine.tokens import TokensProcess
 
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        self.own = OwnTokenizer(tokenizer_file)
+        self._new = TokensProcess
+        self._llama = TokensProcess()
+        self._is_asked = False
 
-    def encode_wrapped(text: str) -> list[int]:
-        return list(tokenizer.encode(text).ids)
+    def llama_tokens(self, model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        """Return llama.cpp's tokens of each text, as `localknobs.engine.tokens.tokens_of` does."""
+        if self._is_asked:
+            self._llama.close()
+            self._llama = self._new()
+        self._is_asked = True
+        return self._llama.tokens_of(model, texts)
 
-    return encode, encode_wrapped
+    def close(self) -> None:
+        """End both."""
+        self.own.close()
+        self._llama.close()
 
 
 def first_difference(
-    keys: Sequence[RawKey], encode: Encode, texts: Sequence[str], special_texts: Sequence[tuple[str, bool]]
+    keys: Sequence[RawKey],
+    processes: ProofProcesses,
+    texts: Sequence[str],
+    special_texts: Sequence[tuple[str, bool]],
 ) -> str | None:
     """Compare llama.cpp's tokens with a tokenizer's own; return how they first differ, None when they do not.
 
     Args:
         keys: Of the file, with the vocabulary.
-        encode: The tokenizer.
+        processes: What is asked.
         texts: The texts of all tokens, to show them.
         special_texts: Texts to compare besides the sample, each with whether special tokens in it count.
 
     Raises:
         BadFile: llama.cpp cannot use the vocabulary at all.
     """
-    from localknobs.engine.tokens import tokens_of  # 30 ms, and not needed without a proof
-
     sample = [*((text, False) for text in SAMPLE), *special_texts]
     with tempfile.TemporaryDirectory(prefix="localknobs-") as folder:
         file = Path(folder) / "vocabulary.gguf"
         file.write_bytes(header_bytes(keys, []))
-        theirs = tokens_of(file, sample)
+        theirs = processes.llama_tokens(file, sample)
     for (text, _), found in zip(sample, theirs, strict=True):
-        expected = encode(text)
+        expected = processes.own.encode(text)
         if found != expected:
             return _shown(text, expected, found, texts)
     return None

@@ -8,6 +8,7 @@ scores are the merges' ranks.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from localknobs.convert.checkpoint import read_json
+from localknobs.convert.gguf_header import RawKey
 from localknobs.convert.metadata import Sheet, read_json_if_there
-from localknobs.convert.pretokenizer import EVERY_NAME, FINGERPRINT_TEXT, described, fingerprint_of, names_for, rules_of
+from localknobs.convert.pretokenizer import (
+    EVERY_NAME,
+    FINGERPRINT_TEXT,
+    Rules,
+    described,
+    fingerprint_of,
+    names_for,
+    rules_of,
+)
 from localknobs.convert.sentencepiece import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED, read_pieces
 from localknobs.convert.special_tokens import SpecialTokens, read_special_tokens
-from localknobs.convert.token_proof import Encode, first_difference, own_encoder
+from localknobs.convert.token_proof import ProofProcesses, first_difference
 from localknobs.errors import BadFile, NotFound, Unsupported
 
 Json = dict[str, Any]
@@ -48,7 +58,7 @@ class Vocabulary:
         scores: One a token, for `llama`.
         merges: In order, for `gpt2`.
         names: Names of the pre-tokenizer to try, the likeliest first.
-        rules: The pre-tokenizer's rules, for an error.
+        rules: The pre-tokenizer's rules, of byte-level BPE.
         space_prefix: Whether a text gets a space before it, where that is known.
         tokenizer_file: `tokenizer.json`, when there is one to compare with.
         settings: `tokenizer_config.json`.
@@ -62,11 +72,12 @@ class Vocabulary:
     scores: list[float] | None = None
     merges: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=lambda: ["default"])
-    rules: str = ""
+    rules: Rules = ()
     space_prefix: bool | None = None
     tokenizer_file: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     proved: bool = False
+    _lists: list[RawKey] = field(default_factory=list, repr=False, compare=False)
 
     def add_to(self, sheet: Sheet, flags: Flags = ({}, {})) -> None:
         """Set the keys, with the first of the names; flags go before and after them."""
@@ -74,14 +85,23 @@ class Vocabulary:
             sheet.flag(key, value)
         sheet.text("tokenizer.ggml.model", self.model)
         sheet.text("tokenizer.ggml.pre", self.names[0])
+        if not self._lists:
+            self._lists.extend(self._packed())
+        for key in self._lists:
+            sheet.add(key)
+        self.special.add_to(sheet)
+        for key, value in flags[1].items():
+            sheet.flag(key, value)
+
+    def _packed(self) -> list[RawKey]:
+        """Return the long lists as they are stored, which is once for all names and flags that are tried."""
+        sheet = Sheet("")
         sheet.texts("tokenizer.ggml.tokens", self.texts)
         if self.scores is not None:
             sheet.fractions("tokenizer.ggml.scores", self.scores)
         sheet.numbers("tokenizer.ggml.token_type", self.kinds)
         sheet.texts("tokenizer.ggml.merges", self.merges)
-        self.special.add_to(sheet)
-        for key, value in flags[1].items():
-            sheet.flag(key, value)
+        return sheet.keys()
 
 
 def read_vocabulary(folder: Path, size: int, kind: Kind, preferred: Sequence[str] = ()) -> Vocabulary:
@@ -116,8 +136,9 @@ def read_vocabulary(folder: Path, size: int, kind: Kind, preferred: Sequence[str
         read = _from_byte_fallback if model.get("byte_fallback") and not _is_byte_level(tokenizer) else _from_byte_level
         found = read(folder, size, tokenizer, settings)
         if read is _from_byte_level:
-            found.names = names_for(rules_of(tokenizer), "", preferred) or ["default"]
-            found.rules = described(rules_of(tokenizer))
+            rules = rules_of(tokenizer)
+            found.names = names_for(rules, "", preferred) or ["default"]
+            found.rules = rules
     else:
         raise NotFound(
             f"{folder} has no tokenizer", "Expected tokenizer.json or tokenizer.model beside the weights: fetch them."
@@ -127,7 +148,13 @@ def read_vocabulary(folder: Path, size: int, kind: Kind, preferred: Sequence[str
     return found
 
 
-def prove(vocabulary: Vocabulary, before: Sheet, flags: Flags, preferred: Sequence[str]) -> Vocabulary:
+def prove(
+    vocabulary: Vocabulary,
+    before: Sheet,
+    flags: Flags,
+    preferred: Sequence[str],
+    processes: ProofProcesses | None = None,
+) -> Vocabulary:
     """Compare llama.cpp's tokens with the tokenizer's own, settle the name of the pre-tokenizer, or refuse.
 
     Args:
@@ -135,6 +162,7 @@ def prove(vocabulary: Vocabulary, before: Sheet, flags: Flags, preferred: Sequen
         before: Keys that come before the vocabulary: llama.cpp goes by architecture and name here and there.
         flags: What the family sets before and after it: `tokenizer.ggml.add_space_prefix` and such.
         preferred: Names of pre-tokenizers this family goes by.
+        processes: For its `tokenizer.json`, started before; otherwise they are started here.
 
     Returns:
         The vocabulary with the name that was proved; without a `tokenizer.json` as it is, unproved.
@@ -144,28 +172,32 @@ def prove(vocabulary: Vocabulary, before: Sheet, flags: Flags, preferred: Sequen
     """
     if vocabulary.tokenizer_file is None:
         return vocabulary
-    encode, encode_wrapped = own_encoder(vocabulary.tokenizer_file)
+    if processes is None:
+        with contextlib.closing(ProofProcesses(vocabulary.tokenizer_file)) as processes:
+            return prove(vocabulary, before, flags, preferred, processes)
     names = vocabulary.names
     if vocabulary.model == "gpt2":
-        rules = rules_of(read_json(vocabulary.tokenizer_file))
-        names = names_for(rules, fingerprint_of(encode_wrapped(FINGERPRINT_TEXT)), preferred) or [*EVERY_NAME]
+        fingerprint = fingerprint_of(processes.own.encode_wrapped(FINGERPRINT_TEXT))
+        names = names_for(vocabulary.rules, fingerprint, preferred) or [*EVERY_NAME]
     first = ""
     for name in names:
         named = replace(vocabulary, names=[name], proved=True)
-        difference = _difference(named, before.copy(), flags, encode)
+        difference = _difference(named, before.copy(), flags, processes)
         if difference is None:
             return named
         first = first or difference
-    cuts = f" (it cuts text by: {vocabulary.rules})" if vocabulary.rules and len(names) == len(EVERY_NAME) else ""
+    rules = described(vocabulary.rules)
+    cuts = f" (it cuts text by: {rules})" if vocabulary.rules and len(names) == len(EVERY_NAME) else ""
     raise BadFile(f"llama.cpp would read text differently than {vocabulary.tokenizer_file}{cuts}: {first}", _NOT_PROVED)
 
 
-def _difference(vocabulary: Vocabulary, sheet: Sheet, flags: Flags, encode: Encode) -> str | None:
+def _difference(vocabulary: Vocabulary, sheet: Sheet, flags: Flags, processes: ProofProcesses) -> str | None:
     vocabulary.add_to(sheet, flags)
+    encode = processes.own.encode
     controls = [text for text, kind in zip(vocabulary.texts, vocabulary.kinds, strict=True) if kind == CONTROL]
     spoken = [text for text in controls[:_SPECIAL_TEXTS] if encode(f"x{text}y")[1:-1] == [*encode(text)]]
     texts = [("x" + "y".join(spoken) + "z", True)] if spoken and vocabulary.model == "gpt2" else []
-    return first_difference(sheet.keys(), encode, vocabulary.texts, texts)
+    return first_difference(sheet.keys(), processes, vocabulary.texts, texts)
 
 
 # ---- SentencePiece -------------------------------------------------------------------------------
@@ -266,7 +298,11 @@ def _merges(merges: Sequence[Any]) -> list[str]:
     """Return merges as texts of two parts; a space within a part is written as `Ġ` is, 256 further on."""
     if isinstance(merges[0] if merges else "", str):
         return list(merges)
-    return [" ".join(part.replace(" ", "\u0120") for part in pair) for pair in merges]
+    joined = map(" ".join, merges)
+    return [
+        text if text.count(" ") == 1 else " ".join(part.replace(" ", "\u0120") for part in pair)
+        for text, pair in zip(joined, merges, strict=True)
+    ]
 
 
 def _decoded(text: str) -> str:

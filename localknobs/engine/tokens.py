@@ -6,6 +6,7 @@ llama.cpp's log; on standard output it prints one JSON line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -18,6 +19,39 @@ from localknobs.errors import BadFile
 _COMMAND = (sys.executable, "-P", "-m", "localknobs.engine.tokens")
 
 
+class TokensProcess:
+    """A process that has llama.cpp loaded when it is asked; it answers once."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+        self._child = subprocess.Popen(
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
+
+    def tokens_of(self, model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
+        """Return the tokens of each text; arguments and errors as those of the function."""
+        output, log = self._child.communicate(json.dumps({"model": str(model), "texts": list(texts)}).encode())
+        if self._child.returncode == 0:
+            found: list[list[int]] = json.loads(output)
+            return found
+        lines = [line.strip() for line in log.decode("utf-8", "replace").splitlines() if line.strip()]
+        reasons = [
+            line.rpartition("error loading model")[2].lstrip(": ") for line in lines if "error loading model" in line
+        ]
+        raise BadFile(
+            f"llama.cpp cannot use the vocabulary: {(reasons or lines[-1:] or ['it gave no reason'])[0]}",
+            "Its tokenizer may be of a kind that llama.cpp does not have.",
+        )
+
+    def close(self) -> None:
+        """End the process, whether it was asked or not."""
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout, self._child.stderr):
+            if pipe:
+                pipe.close()
+
+
 def tokens_of(model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
     """Return the tokens of each text, without any that are put around it.
 
@@ -28,27 +62,18 @@ def tokens_of(model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]
     Raises:
         BadFile: llama.cpp cannot read the vocabulary; the message gives its reason.
     """
-    order = json.dumps({"model": str(model), "texts": list(texts)}).encode()
-    environment = {**os.environ, "GGML_NO_BACKTRACE": "1"}
-    done = subprocess.run(_COMMAND, input=order, capture_output=True, env=environment, check=False)
-    if done.returncode == 0:
-        found: list[list[int]] = json.loads(done.stdout)
-        return found
-    lines = [line.strip() for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    reasons = [
-        line.rpartition("error loading model")[2].lstrip(": ") for line in lines if "error loading model" in line
-    ]
-    raise BadFile(
-        f"llama.cpp cannot use the vocabulary: {(reasons or lines[-1:] or ['it gave no reason'])[0]}",
-        "Its tokenizer may be of a kind that llama.cpp does not have.",
-    )
+    with contextlib.closing(TokensProcess()) as process:
+        return process.tokens_of(model, texts)
 
 
 def _main() -> int:
     from localknobs.engine.binding import lib
 
-    order = json.loads(sys.stdin.buffer.read())
     lib.llama_backend_init()
+    given = sys.stdin.buffer.read()
+    if not given:
+        return 0  # it was not needed
+    order = json.loads(given)
     parameters = lib.llama_model_default_params()
     parameters.vocab_only = True
     model = lib.llama_model_load_from_file(os.fsencode(order["model"]), parameters)

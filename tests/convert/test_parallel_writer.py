@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 
 import numpy as np
@@ -87,10 +88,34 @@ def test_closed_amid_the_writing_no_thread_goes_on(checkpoint, tmp_path):
 def test_a_proof_that_fails_after_bytes_were_written_is_the_same_error(checkpoint, tmp_path, monkeypatch):
     from localknobs.convert import to_gguf
 
-    def refuses(plan):
+    def refuses(plan, processes):
         raise BadFile("llama.cpp would read text differently", "Try another.")
 
     monkeypatch.setattr(to_gguf, "proved", refuses)
     with pytest.raises(BadFile, match="would read text differently"):
         drain(convert(ConvertConfig(checkpoint("llama"), tmp_path / "model.gguf", "f32")))
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_file_gets_its_size_and_its_place(tmp_path):
+    with open(tmp_path / "file", "wb") as file:
+        parallel_writer.reserve(file.fileno(), 3 << 20)
+    found = os.stat(tmp_path / "file")
+    assert found.st_size == 3 << 20
+    if sys.platform == "linux":
+        assert found.st_blocks * 512 >= 3 << 20
+
+
+def test_a_disk_without_room_for_all_of_it_is_said_before_a_byte_is_written(checkpoint, tmp_path, monkeypatch):
+    folder = checkpoint("llama")
+    monkeypatch.setattr(parallel_writer, "_fallocate", lambda descriptor, size: errno.ENOSPC)
+    monkeypatch.setattr(os, "pwrite", lambda *words: pytest.fail("written"))
+    with pytest.raises(NotEnough, match="The disk is full"):
+        convert_to(tmp_path / "model.gguf", folder)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_file_system_that_gives_no_place_ahead_is_written_all_the_same(checkpoint, tmp_path, monkeypatch):
+    expected = convert_to(tmp_path / "expected.gguf", checkpoint("llama")).read_bytes()
+    monkeypatch.setattr(parallel_writer, "_fallocate", lambda descriptor, size: errno.EOPNOTSUPP)
+    assert convert_to(tmp_path / "model.gguf", checkpoint("llama")).read_bytes() == expected

@@ -19,8 +19,8 @@ from tiny_checkpoints import FAMILIES, LLAMA3_CUTS, ROPES
 
 from localknobs.convert.known_tokenizers import FINGERPRINT_DIGITS, NAME_OF_FINGERPRINT
 from localknobs.convert.metadata import Sheet
+from localknobs.convert.own_tokenizer import own_encoder
 from localknobs.convert.pretokenizer import FINGERPRINT_TEXT, fingerprint_of
-from localknobs.convert.token_proof import own_encoder
 from localknobs.convert.vocabulary import prove, read_vocabulary
 from localknobs.gguf_info import read_header
 

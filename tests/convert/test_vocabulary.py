@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import unicodedata
 
@@ -11,10 +12,11 @@ from conversions import change_json
 from tiny_checkpoints import CORPUS, LLAMA3_CUTS, field, write_tokenizer
 
 from localknobs.convert.metadata import Sheet, add_origin
+from localknobs.convert.own_tokenizer import OwnTokenizer, own_encoder
 from localknobs.convert.pretokenizer import EVERY_NAME, FINGERPRINT_TEXT, fingerprint_of, names_for, rules_of
 from localknobs.convert.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, read_pieces
 from localknobs.convert.special_tokens import read_special_tokens
-from localknobs.convert.token_proof import SAMPLE, own_encoder
+from localknobs.convert.token_proof import SAMPLE
 from localknobs.convert.vocabulary import prove, read_vocabulary
 from localknobs.errors import BadFile, Unsupported
 from localknobs.gguf_info import read_header
@@ -336,3 +338,33 @@ def test_a_broken_advice_on_sampling_is_no_reason_to_stop(tmp_path):
     sheet = Sheet("llama")
     add_origin(sheet, tmp_path, (1, 1, 0, 0), "A name")
     assert header_of(sheet, tmp_path)["general.name"] == "A name"
+
+
+def test_the_tokenizer_in_a_process_of_its_own_cuts_as_the_library_does(tmp_path):
+    write_tokenizer(tmp_path, "bytes", 384)
+    file = tmp_path / "tokenizer.json"
+    encode, wrapped = own_encoder(file)
+    with contextlib.closing(OwnTokenizer(file)) as own:
+        for text in (*SAMPLE, "", "a\nb"):
+            assert own.encode(text) == encode(text) and own.encode_wrapped(text) == wrapped(text)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"model": {"type": "BPE"'])
+def test_a_tokenizer_that_is_none_is_said_at_the_first_question(tmp_path, content):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(content)
+    with (
+        contextlib.closing(OwnTokenizer(file)) as own,
+        pytest.raises(BadFile, match=r"tokenizer\.json is no tokenizer"),
+    ):
+        own.encode("x")
+
+
+def test_a_tokenizer_process_that_is_gone_is_an_error_and_no_hang(tmp_path):
+    write_tokenizer(tmp_path, "bytes", 384)
+    with contextlib.closing(OwnTokenizer(tmp_path / "tokenizer.json")) as own:
+        assert own.encode("x")
+        own._child.kill()
+        own._child.wait()
+        with pytest.raises(BadFile, match="ends the tokenizers library"):
+            own.encode("x")

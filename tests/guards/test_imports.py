@@ -66,3 +66,30 @@ def test_the_screens_load_no_llama_cpp():
     loaded = tops(loaded_by("import localknobs.tui.app"))
     assert "textual" in loaded, "the check sees what is loaded"
     assert not loaded & {"llama_cpp", "numpy", "gguf", "torch", "transformers", "huggingface_hub", "prompt_toolkit"}
+
+
+@pytest.mark.parametrize(
+    ("program", "unneeded"),
+    [
+        ("import localknobs.library.names", {"localknobs.library.removal", "localknobs.library.scan"}),
+        ("from localknobs.engine import tokens", {"localknobs.engine.events", "localknobs.knobs"}),
+        ("import localknobs.convert.own_tokenizer", {"numpy", "localknobs.convert.tensors"}),
+        ("import localknobs.cli.convert", {"localknobs.library.scan", "localknobs.knobs"}),
+    ],
+)
+def test_what_waits_for_its_first_use_is_not_loaded_with_the_rest(program, unneeded):
+    assert not loaded_by(program) & unneeded
+
+
+def test_the_engine_loads_the_binding_of_llama_cpp_and_nothing_around_it():
+    loaded = loaded_by("from localknobs.engine.binding import lib, libggml; assert lib.llama_max_devices() > 0")
+    assert {name for name in loaded if name.startswith("llama_cpp")} >= {"llama_cpp.llama_cpp", "llama_cpp._ggml"}
+    assert not loaded & {"llama_cpp", "llama_cpp.llama", "llama_cpp.llama_chat_format", "numpy", "jinja2"}
+
+
+def test_the_whole_package_can_be_imported_after_the_binding():
+    program = (
+        "from localknobs.engine.binding import lib; import llama_cpp; "
+        "assert llama_cpp.llama_cpp is lib and llama_cpp.Llama and llama_cpp.llama_decode is lib.llama_decode"
+    )
+    assert "llama_cpp.llama" in loaded_by(program)
