@@ -21,6 +21,7 @@ from localknobs.convert.merge import open_source
 from localknobs.convert.plan import ConversionPlan, plan_conversion, proved
 from localknobs.convert.quant_source import Rows, SourceTensor
 from localknobs.convert.tensors import PlannedTensor
+from localknobs.convert.token_proof import proof_processes
 from localknobs.errors import BadFile, NotEnough
 from localknobs.jobs import PARTIAL, remove_leftovers
 from localknobs.paths import cache_folder
@@ -42,10 +43,11 @@ class CheckpointSource:
         self._open = contextlib.ExitStack()
         try:
             source = self._open.enter_context(open_source(folder, loras))
-            plan = plan_conversion(source, "auto", check_tokens=False)
-            if not _is_plain(plan):
-                plan = plan_conversion(source, "f32", check_tokens=False)
-            plan = proved(plan)  # which may give the tokens' rules another name
+            with proof_processes(source.folder) as processes:
+                plan = plan_conversion(source, "auto", check_tokens=False)
+                if not _is_plain(plan):
+                    plan = plan_conversion(source, "f32", check_tokens=False)
+                plan = proved(plan, processes)  # which may give the tokens' rules another name
         except BaseException:
             self._open.close()
             raise

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from localknobs.convert.checkpoint import WeightSource, open_checkpoint
 from localknobs.convert.parallel_writer import reserve, write_tensors
 from localknobs.convert.plan import ConversionPlan, plan_conversion, proved, reason_for_upstream
-from localknobs.convert.token_proof import ProofProcesses
+from localknobs.convert.token_proof import proof_processes
 from localknobs.errors import BadFile, BadValue
 from localknobs.hardware import check_disk_space
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
@@ -66,7 +66,7 @@ def convert(config: ConvertConfig) -> Job[Path]:
         source = open_.enter_context(_opened(config))
         if reason := reason_for_upstream(source.config, source.folder):
             return (yield from _convert_upstream(config, source, reason))
-        processes = open_.enter_context(_proof_processes(source.folder)) if config.check_tokens else None
+        processes = open_.enter_context(proof_processes(source.folder)) if config.check_tokens else None
         plan = plan_conversion(source, config.outtype, config.name, check_tokens=False)
         output = output_path(config, source.folder, plan.outtype)
         for file in {source.info(name).file for name in source.names()}:
@@ -150,17 +150,6 @@ def _opened(config: ConvertConfig) -> Iterator[WeightSource]:
         yield checkpoint
     finally:
         checkpoint.close()
-
-
-@contextlib.contextmanager
-def _proof_processes(folder: Path) -> Iterator[ProofProcesses | None]:
-    """Start the processes of the proof: they get ready while the conversion is planned."""
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        yield None
-        return
-    with contextlib.closing(ProofProcesses(file)) as processes:
-        yield processes
 
 
 def _convert_upstream(config: ConvertConfig, source: WeightSource, reason: str) -> Job[Path]:

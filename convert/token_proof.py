@@ -6,8 +6,9 @@ hard texts in many scripts are compared one by one before a weight is written.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,21 @@ class ProofProcesses:
         """End both."""
         self.own.close()
         self._llama.close()
+
+
+@contextlib.contextmanager
+def proof_processes(folder: Path) -> Iterator[ProofProcesses | None]:
+    """Start the processes of a proof, so that they get ready while a conversion is planned; end them after it.
+
+    Args:
+        folder: The checkpoint; without a `tokenizer.json` there is nothing to compare with, and None is given.
+    """
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        yield None
+        return
+    with contextlib.closing(ProofProcesses(file)) as processes:
+        yield processes
 
 
 def first_difference(
