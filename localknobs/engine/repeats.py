@@ -11,9 +11,9 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp as lib
 import numpy as np
 
+from localknobs.engine.binding import lib
 from localknobs.engine.chain import Link, dry_sampler
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.sampler_paths import TOKEN_DATA, Numbers, Path

@@ -11,10 +11,10 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any, cast
 
-import llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
+from localknobs.engine.binding import lib
 from localknobs.engine.chain import NOTHING
 
 TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data of llama.h
