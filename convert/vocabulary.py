@@ -87,8 +87,8 @@ class Vocabulary:
         sheet.text("tokenizer.ggml.pre", self.names[0])
         if not self._lists:
             self._lists.extend(self._packed())
-        for key in self._lists:
-            sheet.add(key)
+        for packed in self._lists:
+            sheet.add(packed)
         self.special.add_to(sheet)
         for key, value in flags[1].items():
             sheet.flag(key, value)
