@@ -272,3 +272,16 @@ def _write_bigram_model(
         writer.add_tensor(f"blk.0.{name}.weight", np.ones(width, np.float32))
     _finish(writer)
     return path
+
+
+def nudged(source: Path, target: Path, size: float) -> Path:
+    """Write a model whose matrices differ a little from another's; return its path."""
+    data = bytearray(source.read_bytes())
+    reader = gguf.GGUFReader(source)
+    random = np.random.default_rng(7)
+    for tensor in reader.tensors:
+        if tensor.name.endswith("weight") and len(tensor.shape) == 2:
+            values = tensor.data + size * tensor.data.std() * random.standard_normal(tensor.data.shape, np.float32)
+            data[tensor.data_offset : tensor.data_offset + tensor.n_bytes] = values.astype(np.float32).tobytes()
+    target.write_bytes(data)
+    return target

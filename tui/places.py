@@ -28,6 +28,9 @@ PLACES: tuple[Place, ...] = (
     Place("get", "Get models", "F12", "search the hub, see what fits, fetch it", ("pull",)),
     Place("forge", "Forge", "^g", "merge adapters, convert checkpoints, quantize", ("quantize",)),
     Place("context", "Context", "F6", "how far the model sees, by what means, at what price", ("context",)),
+    Place(
+        "measure", "Measure", "Alt+M", "what a change did: quality against size, before and after", ("eval", "reports")
+    ),
     Place("levers", "Cards", "F10", "every lever and knob: what it does, costs, and did here"),
     Place("jobs", "Jobs", "Alt+J", "what runs and what ran: how far, what it made, stop it"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import facts, heading, note, print_json, table, wrapped
@@ -19,13 +19,20 @@ from localknobs.terminal_text import printable
 if TYPE_CHECKING:
     from localknobs.diagnose import Case, Finding, Symptom
 
+ALL = "all"
+"""Names every symptom."""
 _WORDS = {"confirmed": "Confirmed", "rejected": "Not confirmed", "open": "Open"}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
     add = parser.add_argument
-    add("symptom", metavar="SYMPTOM", nargs="?", help="what is wrong, such as slow or loops; without it, the table")
+    add(
+        "symptom",
+        metavar="SYMPTOM",
+        nargs="?",
+        help="what is wrong, such as slow or loops; all for every one; without it, the table",
+    )
     add("model", metavar="MODEL", nargs="?", default=BUILT_IN, help="the model it shows with (default: built-in)")
     add("-p", "--prompt", help="a prompt with which it shows; text on standard input is added to it")
     add("--preset", metavar="NAME", help="sampling preset with which it shows")
@@ -42,16 +49,39 @@ def run(options: Namespace) -> int:
 
     if options.symptom is None:
         return _show_table(SYMPTOMS, options.json)
+    if options.symptom == ALL:
+        return _probe_all(options)
     symptom = find_symptom(options.symptom)
     finding = run_job(diagnose(symptom, _case(options)), stopped="")
     if options.json:
-        print_json({
-            "symptom": symptom.key, "seen": symptom.seen, "check": symptom.check, "lever": symptom.lever,
-            "model": options.model, **asdict(finding),
-        })  # fmt: skip
+        print_json(_as_mapping(symptom, finding, options.model))
         return 0
     _print(symptom, finding)
     return 0
+
+
+def _probe_all(options: Namespace) -> int:
+    """Probe every symptom; one that is stopped prints what was found until then."""
+    from localknobs.diagnose import diagnose_all
+
+    found: list[tuple[Symptom, Finding]] = []
+    try:
+        run_job(diagnose_all(_case(options), found), stopped="What was found until then is printed.")
+    finally:
+        if options.json:
+            print_json({"findings": [_as_mapping(symptom, finding, options.model) for symptom, finding in found]})
+        else:
+            for at, (symptom, finding) in enumerate(found):
+                print("\n" * bool(at), end="")
+                _print(symptom, finding)
+    return 0
+
+
+def _as_mapping(symptom: Symptom, finding: Finding, model: str) -> dict[str, Any]:
+    return {
+        "symptom": symptom.key, "seen": symptom.seen, "check": symptom.check, "lever": symptom.lever, "model": model,
+        **asdict(finding),
+    }  # fmt: skip
 
 
 def _case(options: Namespace) -> Case:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from localknobs.knobs import Value
+from localknobs.knobs import Value, flag_words
 
 Verdict = Literal["confirmed", "rejected", "open"]
 """`open`: the probe cannot tell; the finding says what it would need."""
@@ -44,10 +44,12 @@ class Remedy:
     Args:
         text: What, and what it costs.
         command: The command that does it; empty where there is none.
+        values: Knobs that it turns, name to value; empty where it turns none.
     """
 
     text: str
     command: str = ""
+    values: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,14 @@ class Finding:
 def command(*words: object) -> str:
     """Return a command of this program as it is typed."""
     return shlex.join(["localknobs", *map(str, words)])
+
+
+def turned(text: str, case: Case, **values: Value) -> Remedy:
+    """Return the remedy of turning knobs.
+
+    Args:
+        text: What, and what it costs.
+        case: Whose model.
+        values: The knobs.
+    """
+    return Remedy(text, command("chat", case.name, *flag_words(values)), values)

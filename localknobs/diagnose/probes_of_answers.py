@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from localknobs.determinism import DeterminismConfig, check_determinism
-from localknobs.diagnose.finding import Case, Finding, Remedy, command
+from localknobs.diagnose.finding import Case, Finding, Remedy, command, turned
 from localknobs.engine import LoadSettings, load
 from localknobs.engine.client import Engine
 from localknobs.engine.events import TextArrived
@@ -16,6 +16,7 @@ from localknobs.evaluate.run import evaluate, plan_eval
 from localknobs.gguf_info import read_header
 from localknobs.jobs import Advanced, Job, Started
 from localknobs.knobs import Value, defaults
+from localknobs.presets import preset
 
 RUN_WORDS = 4
 """Words in a row that count as one repetition when they come again."""
@@ -54,9 +55,7 @@ def loops(case: Case) -> Job[Finding]:
     remedies: tuple[Remedy, ...] = ()
     if verdict == "confirmed":
         remedies = (
-            Remedy(
-                "DRY, which acts on runs and not on single words", command("chat", case.name, "--dry-multiplier", "0.8")
-            ),
+            turned("DRY, which acts on runs and not on single words", case, dry_multiplier=0.8),
             Remedy(
                 "a file of more bits, if the parent does not loop: look at the 99.9% KL divergence",
                 command("eval", case.name, "--base", "PARENT", "--suite", "kld"),
@@ -75,9 +74,11 @@ def random(case: Case) -> Job[Finding]:
         config = DeterminismConfig(question, values, runs=3, tokens=48)  # type: ignore[arg-type]
         verdict = yield from check_determinism(engine, config)
     numbers = {trial.name: trial.same / trial.runs for trial in verdict.trials if trial.runs}
-    remedies = [Remedy("the likeliest token always", command("chat", case.name, "--preset", "deterministic"))]
+    still = preset("deterministic")
+    likeliest = command("chat", case.name, "--preset", still.name)
+    remedies = [Remedy("the likeliest token always", likeliest, still.values)]
     if "seed" in verdict.causes:
-        remedies.append(Remedy("or keep the variety and fix the seed", command("chat", case.name, "--seed", "1")))
+        remedies.append(turned("or keep the variety and fix the seed", case, seed=case.seed))
     again = command("determinism", case.name, "-p", prompt)
     found = "rejected" if verdict.repeats else "confirmed"
     return Finding(found, " ".join(verdict.lines), numbers, () if verdict.repeats else tuple(remedies), again)  # type: ignore[arg-type]
@@ -130,7 +131,10 @@ def niche(case: Case) -> Job[Finding]:
     if share.high < 0.8:
         remedies = (
             Remedy("two or three solved examples in the system prompt", command("chat", case.name, "-s", "EXAMPLES")),
-            Remedy("a LoRA adapter trained on such examples", command("knobs", "finetune")),
+            Remedy(
+                "a LoRA adapter trained on such examples",
+                command("finetune", "CHECKPOINT", "EXAMPLES.jsonl", "-o", "ADAPTER"),
+            ),
         )
         return Finding("confirmed", text, numbers, remedies, again)
     return Finding("rejected" if share.low >= 0.8 else "open", text, numbers, (), again)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from localknobs.bandwidth import bandwidth
 from localknobs.bench.config import BenchConfig
 from localknobs.bench.run import bench
-from localknobs.diagnose.finding import Case, Finding, Remedy, command
+from localknobs.diagnose.finding import Case, Finding, Remedy, command, turned
 from localknobs.engine import LoadSettings, load
 from localknobs.engine.target_length import target_length
 from localknobs.errors import LocalknobsError
@@ -50,9 +50,7 @@ def slow(case: Case) -> Job[Finding]:
     remedies = []
     if bound or on_card:
         remedies.append(Remedy("fewer bits a weight, which read fewer bytes", command("quantize", case.name, "Q4_K_M")))
-    remedies.append(
-        Remedy("guess several tokens at once from the text so far", command("chat", case.name, "--draft", "ngram"))
-    )
+    remedies.append(turned("guess several tokens at once from the text so far", case, draft="ngram"))
     again = command("bench", case.name, "-t", ",".join(map(str, threads)))
     return Finding("confirmed" if speed < READING_PACE else "rejected", text, numbers, tuple(remedies), again)
 
@@ -84,10 +82,8 @@ def memory(case: Case) -> Job[Finding]:
         f"buffers {size_text(bill.compute)}. {advice.reason}"
     )
     cache_first = [
-        Remedy(
-            "a cache of 8 bits: half the size, little loss", command("chat", case.name, "-ctk", "q8_0", "-ctv", "q8_0")
-        ),
-        Remedy("a shorter context", command("chat", case.name, "-c", max(512, row.context or settings.n_ctx // 2))),
+        turned("a cache of 8 bits: half the size, little loss", case, cache_type_k="q8_0", cache_type_v="q8_0"),
+        turned("a shorter context", case, n_ctx=max(512, row.context or settings.n_ctx // 2)),
     ]
     bits = Remedy("fewer bits a weight", command("quantize", case.name, "Q4_K_M"))
     remedies = [*cache_first, bits] if bill.cache > bill.weights or row.verdict == "context" else [bits, *cache_first]
@@ -117,7 +113,8 @@ def long_prompt(case: Case) -> Job[Finding]:
     try:
         found = target_length(header, needed, free_bytes=available_memory_bytes())
         text += f" To reach {needed:,}: {found.proposed.name}; {found.proposed.short_prompts}"
-        remedies.append(Remedy("scale RoPE, and measure it", command("chat", case.name, "--target-ctx", needed)))
+        farther = command("chat", case.name, "--target-ctx", needed)
+        remedies.append(Remedy("scale RoPE, and measure it", farther, found.proposed.values))
     except LocalknobsError as error:
         text += f" {error}"
     remedies.append(Remedy("or let the oldest go when the context is full", command("knobs", "context")))

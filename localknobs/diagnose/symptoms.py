@@ -8,8 +8,8 @@ from difflib import get_close_matches
 
 from localknobs.diagnose import probes_of_answers, probes_of_memory
 from localknobs.diagnose.finding import Case, Finding
-from localknobs.errors import NotFound
-from localknobs.jobs import Job
+from localknobs.errors import LocalknobsError, NotFound
+from localknobs.jobs import Job, Started
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,22 @@ def diagnose(symptom: Symptom, case: Case) -> Job[Finding]:
     if symptom.probe is None:
         return Finding("open", f"{symptom.check[0].upper()}{symptom.check[1:]}. {_sentence(symptom.other)}")
     return (yield from symptom.probe(case))
+
+
+def diagnose_all(case: Case, found: list[tuple[Symptom, Finding]]) -> Job[None]:
+    """Probe every symptom, one after another; a probe that cannot be made is a finding too, and stops no other.
+
+    Args:
+        case: What is complained about.
+        found: Takes each finding as soon as it is made, so that a run that is stopped keeps them.
+    """
+    for symptom in SYMPTOMS:
+        yield Started(f"{symptom.seen}: probing", 0, "steps")
+        try:
+            finding = yield from diagnose(symptom, case)
+        except LocalknobsError as error:
+            finding = Finding("open", f"It could not be probed: {error}")
+        found.append((symptom, finding))
 
 
 def _sentence(text: str) -> str:

@@ -35,7 +35,7 @@ def page_of(report: Report, vram_bytes: int = 0) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(names)}: measured</title><style>{_STYLE}</style></head><body>",
         f"<h1>What changed: {escape(names)}</h1>",
-        f'<p class="about">{escape(_facts(report))}</p>',
+        f'<p class="about">{escape(facts_of(report))}</p>',
         f"<p><code>{escape(report.command)}</code></p>",
     ]  # fmt: skip
     parts += [f'<p class="about">{escape(note)}</p>' for note in report.notes]
@@ -49,7 +49,8 @@ def page_of(report: Report, vram_bytes: int = 0) -> str:
     return "\n".join(parts)
 
 
-def _facts(report: Report) -> str:
+def facts_of(report: Report) -> str:
+    """Say when, with what and how it was measured."""
     base = f" Parent: {report.base}." if report.base else ""
     return (
         f"Measured {report.made} in {time_text(report.took_s)} by localknobs {report.version} on llama-cpp-python "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,50 @@ def test_a_damaged_model_says_so(tmp_path: Path, capsys):
 
 def test_knobs_named_in_remedies_are_real():
     assert KNOBS["dry_multiplier"].flags[0] == "--dry-multiplier" and "--draft" in KNOBS["draft"].flags
+
+
+def test_remedies_that_turn_knobs_say_which_and_the_command_turns_the_same():
+    from localknobs.cli.flags import Parser, add_knob_flags, chosen
+
+    loop = {**defaults("sampling"), "grammar": 'root ::= ("over and over again "){30}'}
+    drawn = {**defaults("sampling"), "temp": 1.5, "top_p": 1.0, "min_p": 0.0}
+    remedies = [*found("loops", values=loop).remedies, *found("random", values=drawn).remedies, *found("slow").remedies]
+    turning = [one for one in remedies if one.values and "--preset" not in one.command]
+    assert {name for one in turning for name in one.values} >= {"dry_multiplier", "seed", "draft"}
+    for one in turning:
+        parser = Parser("chat")
+        add_knob_flags(parser, "sampling")
+        add_knob_flags(parser, "loading")
+        options = parser.parse_args(one.command.split()[3:])
+        assert {**chosen(options, "sampling"), **chosen(options, "loading")} == one.values
+
+
+def test_all_symptoms_are_probed_in_one_go_and_one_that_fails_stops_no_other(monkeypatch, capsys):
+    from localknobs.diagnose import symptoms
+
+    def broken(_case):
+        raise NotFound("The probe is broken", "Mend it.")
+        yield
+
+    few = [row for row in SYMPTOMS if row.key in ("long-prompt", "facts")]
+    rows = (few[0], replace(few[0], key="slow", probe=broken), few[1])
+    monkeypatch.setattr(symptoms, "SYMPTOMS", rows)
+    assert run(["diagnose", "all", "built-in", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [one["symptom"] for one in findings] == ["long-prompt", "slow", "facts"]
+    assert findings[1]["verdict"] == "open" and "The probe is broken" in findings[1]["text"]
+    assert run(["diagnose", "all"]) == 0
+    assert "It could not be probed" in capsys.readouterr().out
+
+
+def test_all_that_is_stopped_prints_what_was_found(monkeypatch, capsys):
+    from localknobs.diagnose import symptoms
+
+    def stopped(_case):
+        raise KeyboardInterrupt
+        yield
+
+    few = [row for row in SYMPTOMS if row.key in ("long-prompt", "facts")]
+    monkeypatch.setattr(symptoms, "SYMPTOMS", (few[0], replace(few[1], probe=stopped)))
+    assert run(["diagnose", "all", "--json"]) == 130
+    assert [one["symptom"] for one in json.loads(capsys.readouterr().out)["findings"]] == ["long-prompt"]

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gguf
 import numpy as np
 
 from localknobs.engine import LoadSettings
@@ -40,16 +39,3 @@ def raw_logits(model: Path, text: Path, size: int, folder: Path) -> tuple[np.nda
     subprocess.run([sys.executable, str(script), str(model), str(text), str(size), str(out)], check=True)
     found = np.load(out)
     return found["logits"], found["tokens"]
-
-
-def nudged(source: Path, target: Path, size: float) -> Path:
-    """Write a model whose matrices differ a little from another's; return its path."""
-    data = bytearray(source.read_bytes())
-    reader = gguf.GGUFReader(source)
-    random = np.random.default_rng(7)
-    for tensor in reader.tensors:
-        if tensor.name.endswith("weight") and len(tensor.shape) == 2:
-            values = tensor.data + size * tensor.data.std() * random.standard_normal(tensor.data.shape, np.float32)
-            data[tensor.data_offset : tensor.data_offset + tensor.n_bytes] = values.astype(np.float32).tobytes()
-    target.write_bytes(data)
-    return target

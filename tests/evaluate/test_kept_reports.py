@@ -6,8 +6,8 @@ import json
 import math
 
 import pytest
-from evaluations import measure, nudged
-from random_model import write_random_model
+from evaluations import measure
+from random_model import nudged, write_random_model
 
 from localknobs.cli.main import run
 from localknobs.errors import BadFile, BadValue, NotFound

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from evaluations import config_of, measure, nudged, raw_logits, variant
+from evaluations import config_of, measure, raw_logits, variant
 from made_adapters import write_adapter
-from random_model import write_random_model
+from random_model import nudged, write_random_model
 
 from localknobs.errors import BadFile, BadValue, EngineDied, NotEnough
 from localknobs.evaluate.models import pieces

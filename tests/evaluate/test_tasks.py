@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 import pytest
-from evaluations import config_of, measure, nudged, raw_logits
-from random_model import TURN_END, byte_tokens, write_random_model, write_scripted_model, written_tokens
+from evaluations import config_of, measure, raw_logits
+from random_model import TURN_END, byte_tokens, nudged, write_random_model, write_scripted_model, written_tokens
 
 from localknobs.errors import BadFile, ContextFull, NotFound
 from localknobs.evaluate.config import SHIPPED

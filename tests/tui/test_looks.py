@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import measured
 import pytest
 from scripted_engine import arrived, finished, until
 from textual.message import Message
@@ -20,8 +21,8 @@ from localknobs.tui import works
 from localknobs.tui.app import LocalknobsApp
 from localknobs.tui.downloads import Download
 from localknobs.tui.pricing import Advised, Priced
-from localknobs.tui.screens import models
-from localknobs.tui.widgets import memory_bill
+from localknobs.tui.screens import measure, models
+from localknobs.tui.widgets import candidates, memory_bill, report_view
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.fit_bar import FitBar
 
@@ -184,6 +185,39 @@ def test_jobs(snap_compare, scripted, monkeypatch, size):
         pilot.app.downloads._all.append(fetched)
         await pilot.press("alt+j")
         await until(pilot, lambda: "Q5_0 instead" in str(pilot.app.screen.query_one("#about", Static).render()))
+        await pilot.pause()
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+QUANTS = tuple(
+    ModelEntry(
+        f"some-{quant}", Path(f"/m/some-{quant}.gguf"), size * 2**20, quant, 4096, "llama", "model", 1_000_000_000
+    )
+    for quant, size in (("F16", 2000), ("Q8_0", 1060), ("Q4_K_M", 640))
+)
+
+
+@pytest.mark.parametrize("part", ["fields", "report", "needles"])
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_measure(snap_compare, scripted, monkeypatch, size, part):
+    monkeypatch.setattr(measure, "list_models", lambda: Listing(QUANTS))
+    monkeypatch.setattr(measure, "ChildJob", measured.ToldPlan)
+    monkeypatch.setattr(candidates, "find_model", lambda name: Path(name))
+
+    async def before(pilot: Any) -> None:
+        await until(pilot, lambda: pilot.app.screen.bridge.ready)
+        pilot.app.screen._open_measure("/m/some-Q4_K_M.gguf", fresh=True)
+        await until(pilot, lambda: isinstance(pilot.app.screen, measure.MeasureScreen))
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.query("#hint") and screen.query_one(candidates.Candidates).base)
+        await until(pilot, lambda: "Ctrl+S starts" in str(screen.query_one("#state", Static).render()))
+        if part != "fields":
+            screen._show_report(report_view.Shown(measured.report(), "20260102-030405", 700 * 2**20))
+            await pilot.pause()
+        if part == "needles":
+            await pilot.press("right", "right")
+            await until(pilot, lambda: "depth" in str(screen.query_one("#words", Static).render()))
         await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)

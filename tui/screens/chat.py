@@ -50,6 +50,7 @@ ACTIONS: tuple[Action, ...] = (
         "f6", "context", "Context", "how far the model sees, by what means, at what price", in_footer=False, first=True
     ),
     Action("alt+j", "jobs", "Jobs", "what runs and what ran, how far it is, and stop it", in_footer=False),
+    Action("alt+m", "measure", "Measure", "what a change did to a model: quality against size", in_footer=False),
     Action("f5", "system", "System prompt", "set the system prompt", in_footer=False),
     Action("f10", "levers", "Cards", "every lever and knob: what it does, costs, and did here", in_footer=False),
     Action("f8", "presets", "Presets", "choose a preset", in_footer=False),

@@ -51,6 +51,8 @@ class Dialogs(ModelScreen):
             self.use_model(wish.model)
         elif wish and wish.what == "forge":
             self._open_forge(wish.model)
+        elif wish and wish.what == "measure":
+            self._open_measure(wish.model, fresh=True)
         elif wish and wish.what == "go":
             self._go(wish.model)
         elif wish:
@@ -94,6 +96,15 @@ class Dialogs(ModelScreen):
         from localknobs.tui.screens.forge import ForgeScreen
 
         self.app.push_screen(ForgeScreen(source), self._model_chosen)
+
+    def action_measure(self) -> None:
+        """Measure models; what runs or ran last is shown."""
+        self._open_measure(self.wanted_name)
+
+    def _open_measure(self, model: str, *, fresh: bool = False) -> None:
+        from localknobs.tui.screens.measure import MeasureScreen
+
+        self.app.push_screen(MeasureScreen(model, fresh=fresh))
 
     async def action_context(self) -> None:
         """Choose how far the model is to see, and by what means."""

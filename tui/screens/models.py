@@ -56,6 +56,7 @@ class ModelsScreen(Screen[Wish | None]):
         Action("slash", "filter", "Filter", "narrow the list down by typing"),
         Action("s", "sort", "Sort", "sort by the next column, up, then down"),
         Action("f", "forge", "Forge", "make smaller files of the marked model"),
+        Action("m", "measure", "Measure", "measure the marked model against the one it was made from"),
         Action("n", "get", "Get more", "search the hub and fetch models"),
         Action("o", "open", "Open a file", "chat with a file that is not in the list"),
         Action("d", "delete", "Delete", "delete the marked model's files, after asking"),
@@ -214,6 +215,14 @@ class ModelsScreen(Screen[Wish | None]):
         """Make files of the marked model."""
         if entry := self.marked:
             self.dismiss(Wish("forge", str(entry.path)))
+
+    def action_measure(self) -> None:
+        """Measure the marked model."""
+        entry = self.marked
+        if entry and entry.usable:
+            self.dismiss(Wish("measure", entry.name if entry.name == "built-in" else str(entry.path)))
+        elif entry:
+            self.notify(entry.trouble or f"{entry.name} is no model to measure, but: {entry.kind}.")
 
     def action_get(self) -> None:
         """Search the hub."""

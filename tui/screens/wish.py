@@ -11,9 +11,9 @@ class Wish:
     """What the user wants next.
 
     Args:
-        what: Chat with a model, make files of it in the Forge, get others from the hub, or go to another screen.
+        what: Chat with a model, make files of it in the Forge, measure it, get others from the hub, or go to a screen.
         model: Its path, or its name in the library; empty for `get`; for `go` the action that opens the screen.
     """
 
-    what: Literal["chat", "forge", "get", "go"]
+    what: Literal["chat", "forge", "measure", "get", "go"]
     model: str = ""

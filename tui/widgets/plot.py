@@ -43,7 +43,7 @@ class Picture:
     Args:
         title: Above it.
         shade: The part beneath this curve is shaded, as far to the right as it goes.
-        shade_name: What the legend calls the shaded part.
+        shade_name: What the legend calls the shaded part; empty where nothing is shaded.
         lines: The curves; where two meet, the later one is seen.
         x_name, y_name: What the axes count.
         log: Whether the height is logarithmic; values of 0 stand at its lower end.
@@ -83,7 +83,9 @@ class Plot(Widget):
 
     def _legend(self, picture: Picture) -> Text:
         theme = self.app.theme_variables
-        text = Text.assemble(("  ", Style(bgcolor=theme[SHADE])), f" {picture.shade_name}")
+        text = Text()
+        if picture.shade_name:
+            text = Text.assemble(("  ", Style(bgcolor=theme[SHADE])), f" {picture.shade_name}")
         for line in picture.lines:
             text.append("  ⣀⠤⠒ ", theme[line.colour])
             text.append(line.name)
