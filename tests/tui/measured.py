@@ -62,7 +62,7 @@ def report() -> Report:
         _model("Q4_0", 660, 0.09),
     )
     used = TextUsed("localknobs-held-out", "ab" * 32, 20_000, 8704, 512, 17, 17, 4335)
-    return Report(COMMAND, "0.1.0", "0.3.36", "2026-01-02T03:04:05+00:00", 74.0, 4, 1, "some-F16", models, used, used)
+    return Report(COMMAND, "now", "0.3.36", "2026-01-02T03:04:05+00:00", 74.0, 4, 1, "some-F16", models, used, used)
 
 
 def plan() -> dict[str, Any]:
