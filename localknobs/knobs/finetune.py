@@ -95,6 +95,15 @@ FINETUNE: tuple[Knob, ...] = (
         cost="Time, in proportion.", fails="As a batch too large.", source="PyTorch",
     ),
     Knob(
+        name="packing", lever="finetune", group="Training", kind="choice", choices=SWITCH, default="off", label="packing",
+        flags=("--packing",), applies="new file",
+        help="Put several short examples of a batch into one row, up to the length, where none sees another. The batch still "
+        "counts examples, and the losses are the same.",
+        cost="None in quality. Off by default: a batch has examples of like length, and where 4% of it were empty (the flags set) packed rows were slower, since attention is masked in longer ones.",
+        fails="Models whose layers are no attention let examples see each other: they are refused.",
+        source="arXiv:2107.02027",
+    ),
+    Knob(
         name="seq_length", lever="finetune", group="Training", kind="int", default=0, low=8, high=1_048_576,
         live_high=32_768, scale="log", special=((0, "the model's own, at most 2048"),), unit="tokens", label="length",
         flags=("--seq-length",), applies="new file", help="Longest example; what is longer is cut at its end.",

@@ -276,7 +276,7 @@ def _order(plan: TunePlan, folder: Path, checkpoint: Path | None = None, *, look
         "rank": recipe.rank, "alpha": recipe.alpha, "rate": recipe.rate, "epochs": recipe.epochs,
         "length": recipe.length, "modules": plan.base.modules.names, "dropout": values["lora_dropout"],
         "rslora": values["rslora"] == "on", "dora": values["dora"] == "on", "batch": values["train_batch"],
-        "at_once": plan.price.at_once,
+        "at_once": plan.price.at_once, "pack": recipe.length if values["packing"] == "on" else 0,
         "accumulation": values["accumulation"], "max_steps": values["max_steps"], "warmup": values["warmup"],
         "schedule": values["schedule"], "decay": values["weight_decay"], "patience": values["patience"],
         "seed": values["train_seed"], "threads": config.threads or physical_cores(),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from localknobs.tune.encode import Encoded
+from localknobs.tune.packing import packed_batch
 
 _SORTED_TOGETHER = 16
 """Batches' worth of examples that are sorted by length, so that a batch has few empty places."""
@@ -25,8 +26,27 @@ def batches_of(examples: Sequence[Encoded], size: int, seed: int, epoch: int) ->
     return [[examples[index] for index in batch] for batch in batches]
 
 
-def summed_loss(model: Any, batch: Sequence[Encoded], device: str) -> tuple[Any, int, int]:
-    """Return the summed loss of a batch's learned tokens, their number, and how often the top token is right."""
+def summed_loss(model: Any, batch: Sequence[Encoded], device: str, pack: int = 0) -> tuple[Any, int, int]:
+    """Return the summed loss of a batch's learned tokens, their number, and how often the top token is right.
+
+    Args:
+        model: What computes it.
+        batch: The examples.
+        device: Where the model is.
+        pack: Tokens of a row that several examples share; 0 for a row each.
+    """
+    import torch
+
+    given, wanted = packed_batch(batch, pack) if pack else _padded_batch(batch)
+    given, wanted = {name: value.to(device) for name, value in given.items()}, wanted[:, 1:].to(device)
+    logits = model(**given, use_cache=False).logits[:, :-1]
+    places = wanted != -100
+    chosen, targets = logits[places].float(), wanted[places]
+    loss = torch.nn.functional.cross_entropy(chosen, targets, reduction="sum")
+    return loss, int(targets.numel()), int((chosen.argmax(-1) == targets).sum())
+
+
+def _padded_batch(batch: Sequence[Encoded]) -> tuple[dict[str, Any], Any]:
     import torch
 
     width = max(len(example.tokens) for example in batch)
@@ -39,12 +59,7 @@ def summed_loss(model: Any, batch: Sequence[Encoded], device: str) -> tuple[Any,
         mask[row, :count] = 1
         learned = torch.tensor(example.learned)
         wanted[row, :count][learned] = tokens[row, :count][learned]
-    tokens, mask, wanted = tokens.to(device), mask.to(device), wanted[:, 1:].to(device)
-    logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1]
-    places = wanted != -100
-    chosen, targets = logits[places].float(), wanted[places]
-    loss = torch.nn.functional.cross_entropy(chosen, targets, reduction="sum")
-    return loss, int(targets.numel()), int((chosen.argmax(-1) == targets).sum())
+    return {"input_ids": tokens, "attention_mask": mask}, wanted
 
 
 def mean_loss(model: Any, examples: Sequence[Encoded], size: int, device: str) -> tuple[float, float]:

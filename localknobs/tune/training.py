@@ -63,8 +63,9 @@ class Training:
     """One training.
 
     Args:
-        order: Numbers of the training: `rate`, `steps`, `batch`, `at_once`, `accumulation`, `warmup`, `schedule`,
-            `decay`, `patience`, `look_every`, `sample_every`, `seed`, `state` (a file), `fingerprint`, `resume`.
+        order: Numbers of the training: `rate`, `steps`, `batch`, `at_once`, `pack`, `accumulation`, `warmup`,
+            `schedule`, `decay`, `patience`, `look_every`, `sample_every`, `seed`, `state` (a file),
+            `fingerprint`, `resume`.
         trainee: The base with its adapter.
         material: What it reads.
         tokenizer: Of the base.
@@ -143,7 +144,7 @@ class Training:
         learned = max(1, sum(sum(example.learned[1:]) for part in parts for example in part))
         total, tokens = 0.0, 0
         for part in self._pieces(parts):
-            loss, _, _ = summed_loss(self._trainee, part, self._device)
+            loss, _, _ = summed_loss(self._trainee, part, self._device, order["pack"])
             (loss / learned).backward()
             total += float(loss.detach())
             tokens += sum(len(example.tokens) for example in part)

@@ -19,6 +19,7 @@ from localknobs.convert.gguf_checkpoint import write_checkpoint_of
 from localknobs.errors import BadFile
 from localknobs.tune.curves import CurveLog
 from localknobs.tune.encode import Encoded, Encoder, load_tokenizer
+from localknobs.tune.packing import check_packing
 from localknobs.tune.trainee import load_trainee, save_trained
 from localknobs.tune.training import Material, Training
 
@@ -57,6 +58,8 @@ def _run(order: dict[str, Any], say: Say) -> None:
         )
     trainee, device = load_trainee(order)
     general = _encoded(Encoder(tokenizer, min(GENERAL_LENGTH, order["length"])), order["general"])
+    if order["pack"]:
+        check_packing(trainee, learn, device)
     say({"loaded": device})
     material = Material(
         learn, held_out, _first(general, GENERAL_TOKENS), _questions(encoder, order),
