@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 VERBS = {
     "chat": "chat with a model in this terminal, or answer one prompt",
+    "serve": "offer a model to other programs over HTTP, as OpenAI's interface has it",
     "sample": "show what each sampler makes of the next token, without drawing it",
     "determinism": "say whether a model answers the same twice, and what makes it differ",
     "ls": "list the models on this machine",

@@ -19,19 +19,24 @@ from localknobs.presets import preset
 from localknobs.sampler_state import SamplerState
 
 
-def add_question_arguments(parser: ArgumentParser, prompt_help: str) -> None:
-    """Add the model, the prompt with what belongs to it, and the preset."""
+def add_model_arguments(parser: ArgumentParser) -> None:
+    """Add the model and the preset."""
     parser.add_argument(
         "model", nargs="?", default=BUILT_IN, help="a GGUF file or a name from `localknobs ls` (default: built-in)"
     )
-    parser.add_argument("-p", "--prompt", help=f"{prompt_help}; text on standard input is added to it")
-    parser.add_argument("-s", "--system", default="", metavar="TEXT", help="system prompt")
-    parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     parser.add_argument(
         "--preset",
         metavar="NAME",
         help="sampling preset: default, deterministic, code, chat, creative, brainstorm, model, or one of yours",
     )
+
+
+def add_question_arguments(parser: ArgumentParser, prompt_help: str) -> None:
+    """Add the model, the prompt with what belongs to it, and the preset."""
+    add_model_arguments(parser)
+    parser.add_argument("-p", "--prompt", help=f"{prompt_help}; text on standard input is added to it")
+    parser.add_argument("-s", "--system", default="", metavar="TEXT", help="system prompt")
+    parser.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
 
 
 def add_all_knob_flags(parser: ArgumentParser) -> None:

@@ -182,6 +182,34 @@ class Engine:
         """Return how many tokens a conversation or a raw text has, as the model would read it."""
         return int(self._ask({"do": "count", **_what(messages)})["count"])
 
+    def tokenize(self, text: str, *, special: bool = False, begin: bool = False) -> tuple[int, ...]:
+        """Return the tokens of a text.
+
+        Args:
+            text: Any text.
+            special: Whether control tokens that it spells are read as such.
+            begin: Whether the model's begin token, if it has one, comes first.
+        """
+        command = {"do": "tokenize", "text": text, "special": special, "begin": begin}
+        return tuple(self._ask(command)["tokens"])
+
+    def spellings(self, tokens: Sequence[int]) -> tuple[bytes, ...]:
+        """Return the bytes of each token, which may be parts of a character; a control token's are its spelling.
+
+        Raises:
+            BadValue: the model has no such token.
+        """
+        reply = self._ask({"do": "spell", "tokens": list(tokens)})
+        return tuple(bytes.fromhex(spelling) for spelling in reply["spellings"])
+
+    def grammar_of_schema(self, schema: Mapping[str, Any]) -> str:
+        """Return the grammar (GBNF) of the JSON texts that a JSON schema allows, for the knob `grammar`.
+
+        Raises:
+            BadValue: it cannot be made into one.
+        """
+        return str(self._ask({"do": "grammar", "schema": dict(schema)})["grammar"])
+
     def time_tokens(self, *, read: int = 0, written: int = 0, depth: int = 0) -> float:
         """Return the seconds that the model alone takes to read so many tokens at once, or to compute them one by one.
 

@@ -18,6 +18,7 @@ class Plan:
     Args:
         beginning: Tokens that it begins with, drawn by nobody: a branch of another answer. Its text includes theirs.
         score: Whether `TokensScored` events tell how sure the model was of each token.
+        likeliest: How many of the likeliest tokens these events name beside each token; -1 names not even that token.
         write: False reads the prompt alone, so that the next token can be looked at.
         fresh: Whether the prompt is read from its beginning, whatever the cache holds.
         piece: Tokens of the prompt that are read at once; 0 chooses by speed.
@@ -25,6 +26,7 @@ class Plan:
 
     beginning: tuple[int, ...] = ()
     score: bool = False
+    likeliest: int = -1
     write: bool = True
     fresh: bool = False
     piece: int = 0

@@ -106,6 +106,8 @@ class Stats:
         accepted_tokens: Those of them that were written.
         drafted_by: Who guessed the accepted ones, `ngram` or `model`, the most successful first.
         draft_gain: Speed against the same without drafts, as measured in between; 0 when not known.
+        dropped_tokens: Tokens of the conversation, its prompt and this answer, that the model did not see at the end,
+            as the context was full; dropped now, or by an earlier answer.
     """
 
     prompt_tokens: int = 0
@@ -122,6 +124,7 @@ class Stats:
     accepted_tokens: int = 0
     drafted_by: tuple[str, ...] = ()
     draft_gain: float = 0.0
+    dropped_tokens: int = 0
 
     @property
     def draft_text(self) -> str:
@@ -142,6 +145,10 @@ class Finished:
     stats: Stats
 
 
+NamedToken = tuple[int, str, float]
+"""A token, its bytes in hex (a control token's are its spelling), and the logarithm of its probability."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokensScored:
     """How sure the model was of tokens of the answer, before any sampler; sent only when asked for.
@@ -150,10 +157,13 @@ class TokensScored:
         first: Which token of the answer the first one is, from 0.
         scores: For each token: the length of the answer's text with it, its probability, and the entropy in bits of
             the distribution it was drawn from. -1 and -1 for a token that nobody drew, or whose scores are not kept.
+        named: Where `Plan.likeliest` asks for it, for each token: itself and then the likeliest ones in its place, as
+            (token, its bytes in hex, logarithm of its probability before any sampler); none for a score of -1.
     """
 
     first: int
     scores: tuple[tuple[int, float, float], ...]
+    named: tuple[tuple[NamedToken, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

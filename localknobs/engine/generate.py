@@ -93,7 +93,7 @@ class Generator:
             self._send(Noted(prompt.note, "warning"))
         if self._sampler:
             self._sampler.close()  # it stayed until now, so that the token after the answer can be looked at
-        self.lookback.wanted = plan.score
+        self.lookback.wanted, self.lookback.likeliest = plan.score, plan.likeliest
         sampler = self._sampler = Sampler(
             self.model, values, question, beginning=plan.beginning, lookback=self.lookback
         )
@@ -221,6 +221,7 @@ class Generator:
             drafted_tokens=tally.drafted,
             accepted_tokens=tally.accepted,
             drafted_by=tuple(name for name, count in tally.accepted_of.most_common() if count),
+            dropped_tokens=self.overflow.dropped_tokens,
             draft_gain=round(tally.gain(self.drafting.policy.plain_s), 3),
         )
 

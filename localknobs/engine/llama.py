@@ -241,11 +241,15 @@ class LoadedModel:
             ends = lib.llama_vocab_is_eog(self.vocabulary, token)
             return self._pieces.setdefault(token, None if ends else self._read_piece(token))
 
-    def _read_piece(self, token: int) -> bytes:
-        count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, len(self._buffer), 0, False)
+    def spelling(self, token: int) -> bytes:
+        """Return the bytes a token stands for; of a control token as the vocabulary spells it."""
+        return self._read_piece(token, special=True)
+
+    def _read_piece(self, token: int, special: bool = False) -> bytes:
+        count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, len(self._buffer), 0, special)
         if count < 0:
             self._buffer = ctypes.create_string_buffer(-count)
-            count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, -count, 0, False)
+            count = lib.llama_token_to_piece(self.vocabulary, token, self._buffer, -count, 0, special)
         return self._buffer.raw[:count]
 
     def token_text(self, token: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from localknobs.engine.binding import lib
-from localknobs.engine.events import TokensScored
+from localknobs.engine.events import NamedToken, TokensScored
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.repeats import Repeats
 from localknobs.engine.sampler_paths import TOKEN_DATA, Numbers
@@ -65,11 +65,13 @@ class Lookback:
 
     Attributes:
         wanted: Whether somebody looks at this answer: older tokens are kept in short form, and each token is scored.
+        likeliest: How many of the likeliest tokens are named beside each scored one; -1 names none at all.
     """
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
         self.wanted = False
+        self.likeliest = -1
         size = model.vocabulary_size
         self._rows = max(8, WHOLE_BYTES // (4 * size))
         self._ring: Numbers | None = None  # made with the first token
@@ -264,14 +266,16 @@ class Lookback:
 
         Tokens that the answer was made to begin with, or whose scores are forgotten, have a confidence of -1.
         """
-        first, scores = self._scored, []
+        first, scores, named = self._scored, [], []
         while (token := self._token(self._scored)) is not None:
             data = self.model.piece(token) or b""
             self._characters += len(self._decoder.decode(data))
             # What waits for the rest of a character counts with the token that brings it.
             scores.append((self._characters, *self._sureness(self._scored, token)))
+            if self.likeliest >= 0:
+                named.append(self._named(self._scored, token))
             self._scored += 1
-        return TokensScored(first, tuple(scores)) if scores else None
+        return TokensScored(first, tuple(scores), tuple(named)) if scores else None
 
     def score_all(self) -> TokensScored | None:
         """Return the same of the whole answer."""
@@ -293,6 +297,24 @@ class Lookback:
         # p log p of nothing is nothing; the smallest number keeps the logarithm finite.
         entropy = -float((own * np.log2(np.maximum(own, np.finfo(np.float32).tiny))).sum(dtype=np.float64))
         return round(min(1.0, confidence), 6), round(max(0.0, entropy), 4)
+
+    def _named(self, index: int, token: int) -> tuple[NamedToken, ...]:
+        """Return a token and the likeliest ones in its place, with the logarithms of their probabilities."""
+        kept = self._kept.get(index)
+        if kept is None:
+            return ()
+        scores = self._row(index) if kept.scores is None else kept.scores
+        tokens = kept.tokens if kept.scores is not None else None
+        total = self._total(index, kept) if tokens is None else kept.log_total
+        count = min(self.likeliest, len(scores))
+        best = np.argpartition(scores, -count)[-count:] if count else np.empty(0, np.int64)
+        best = best[np.argsort(-scores[best], kind="stable")]
+        own = token if tokens is None else int(np.searchsorted(tokens, token))
+        return tuple(
+            (number, self.model.spelling(number).hex(), round(float(scores[at]) - total, 6))
+            for at in (own, *best)
+            for number in (int(at if tokens is None else tokens[at]),)
+        )
 
     def close(self) -> None:
         """Free the copied samplers."""

@@ -54,6 +54,7 @@ class Overflow:
         self._prompt = Prompt([])
         self._protected = 0  # first tokens that are never dropped: the system prompt
         self._turns_dropped = 0
+        self._left_out = 0  # tokens of these turns
         self._settings = settings
         self.use(settings)
 
@@ -80,6 +81,11 @@ class Overflow:
         """Who is dropped; a window that is emulated drops what leaves it."""
         return "sinks" if self._settings.sliding_window else self._settings.context_full
 
+    @property
+    def dropped_tokens(self) -> int:
+        """How many tokens of the conversation, its prompt and this answer, the model does not see now."""
+        return self._left_out + self._cache.dropped
+
     # ---- before an answer ---------------------------------------------------------------------
 
     def begin(self, prompt: Prompt, question: Sequence[int], beginning: Sequence[int]) -> list[int]:
@@ -98,7 +104,7 @@ class Overflow:
             prompt, tokens=tokens, without_turns=lambda count: [*prompt.without_turns(count), *beginning]
         )
         self._turns_dropped = self._turns_dropped if prompt.turns else 0
-        self._protected = 0
+        self._protected = self._left_out = 0
         if len(tokens) < cache.capacity:
             self._turns_dropped = 0
             return tokens
@@ -166,8 +172,9 @@ class Overflow:
         cache, prompt = self._cache, self._prompt
         roomy = cache.capacity - max(1, cache.capacity // DROP_SHARE)
         kept = prompt.without_turns(self._turns_dropped) if 0 < self._turns_dropped < prompt.turns else tokens
-        if self._turns_dropped and len(kept) < cache.capacity - self._block:
+        if self._turns_dropped and len(kept) < cache.capacity - self._block and self._goes_on(kept):
             self._follow(kept)
+            self._left_out = len(tokens) - len(kept)
             return kept  # as before: the beginning stays, and so does what is held
         low, high = 1, prompt.turns - 1
         if high < 1:
@@ -181,7 +188,7 @@ class Overflow:
         shorter = prompt.without_turns(low)
         if len(shorter) >= cache.capacity:
             raise too_long(shorter, cache.capacity)
-        self._turns_dropped = low
+        self._turns_dropped, self._left_out = low, len(tokens) - len(shorter)
         way = self._follow(shorter)
         held = len(shorter)
         self._send(
@@ -191,6 +198,12 @@ class Overflow:
             )
         )  # fmt: skip
         return shorter
+
+    def _goes_on(self, kept: Sequence[int]) -> bool:
+        """Return whether a prompt is of the conversation that is held, and not of another one that was as long."""
+        begin = self._head()
+        end = min(begin + _ALIGNED, len(kept), len(self._cache.tokens))
+        return end > begin and list(kept[begin:end]) == self._cache.tokens[begin:end]
 
     def _follow(self, wanted: Sequence[int]) -> Way:
         """Drop what stands between the common beginning and the rest, where the rest is the same and can close up."""
@@ -283,6 +296,7 @@ class Overflow:
                 place += len(piece)
         self._turns_dropped = count
         total = len(prompt.tokens) + len(written)
+        self._left_out = total - len(wanted)
         self._send(
             ContextDropped(
                 policy="turns", way=way, held=((0, len(wanted)),), dropped=(), total=total, at_token=at_token,

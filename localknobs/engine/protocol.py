@@ -47,6 +47,7 @@ def event_of(message: dict[str, Any]) -> events.Event:
         fields["changes"] = values_of(fields["changes"])
     elif kind is events.TokensScored:
         fields["scores"] = tuple(map(tuple, fields["scores"]))
+        fields["named"] = tuple(tuple(map(tuple, places)) for places in fields["named"])
     elif kind is events.Looked and fields["view"]:
         fields["view"] = SamplerView.from_plain(fields["view"])
     elif kind is events.ContextDropped:

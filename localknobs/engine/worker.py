@@ -27,7 +27,7 @@ from localknobs.engine.events import Event, ModelInfo, TokensScored
 from localknobs.engine.settings import LoadSettings
 from localknobs.engine.templates import ChatTemplate, Prompt, TemplateRenderer
 from localknobs.engine.threads import ThreadTuner, candidates
-from localknobs.errors import LocalknobsError
+from localknobs.errors import BadValue, LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.hardware import logical_cores, physical_cores
 from localknobs.knobs import check_values, defaults
@@ -112,6 +112,15 @@ class Worker:
             self._write(protocol.event_line(scored or TokensScored(0, ())))
         elif command["do"] == "count":
             self._write(protocol.to_line({"count": len(self._prompt(command).tokens)}))
+        elif command["do"] == "tokenize":
+            self._write(protocol.to_line({"tokens": self._tokenize(command)}))
+        elif command["do"] == "spell":
+            spellings = [self._generator.model.spelling(token).hex() for token in self._known(command["tokens"])]
+            self._write(protocol.to_line({"spellings": spellings}))
+        elif command["do"] == "grammar":
+            from localknobs.engine.json_grammar import grammar_of
+
+            self._write(protocol.to_line({"grammar": grammar_of(command["schema"])}))
         elif command["do"] == "time":
             self._write(protocol.to_line({"seconds": self._generator.time_tokens(**command["tokens"])}))
         elif command["do"] in ("save_cache", "restore_cache"):
@@ -151,6 +160,19 @@ class Worker:
         if "prompt" in command:
             return self._template.plain(command["prompt"])
         return self._template.prompt(command["messages"], continue_last=command.get("continue_last", False))
+
+    def _tokenize(self, command: dict[str, Any]) -> list[int]:
+        model = self._generator.model
+        tokens: list[int] = model.tokenize(command["text"], special=command["special"])
+        begins = command["begin"] and model.begin_token >= 0
+        return [model.begin_token, *tokens] if begins else tokens
+
+    def _known(self, tokens: list[int]) -> list[int]:
+        """Return the tokens; one that does not exist would end the process in C."""
+        size = self._generator.model.vocabulary_size
+        if wrong := [token for token in tokens if not 0 <= token < size]:
+            raise BadValue(f"This model has no token {wrong[0]}", f"Its tokens are 0 to {size - 1}.")
+        return tokens
 
     def _load(self, command: dict[str, Any]) -> None:
         from localknobs.engine.checks import plan_context

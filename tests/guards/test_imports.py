@@ -7,7 +7,7 @@ import pytest
 
 HEAVY = {
     "llama_cpp", "numpy", "gguf", "torch", "transformers", "peft", "textual", "rich", "huggingface_hub", "jinja2",
-    "prompt_toolkit", "tomli_w", "matplotlib", "jsonschema",
+    "prompt_toolkit", "tomli_w", "matplotlib", "jsonschema", "uvicorn",
 }  # fmt: skip
 SLOW_TO_IMPORT = {"argparse", "asyncio", "dataclasses", "importlib.metadata", "json", "re", "subprocess", "typing"}
 """Of the standard library, what `--help` has no need of: 3 to 30 ms each."""
@@ -55,6 +55,7 @@ def test_help_loads_nothing_it_does_not_print():
         run_verb("knobs"),
         run_verb("knobs", "temp"),
         run_verb("eval", "--help"),
+        run_verb("serve", "--help"),
         "from localknobs.cli import chat, repl, tui",
     ],
 )

@@ -7,24 +7,9 @@ import sys
 
 import pytest
 from repository import REPOSITORY
+from witness import WITNESS
 
 from localknobs.cli.main import VERBS
-
-WITNESS = """
-import os, sys
-
-def witness(event, arguments, log=os.environ.get("WITNESS_LOG")):
-    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto") and log:
-        address = arguments[1] if event == "socket.connect" else arguments[0]
-        if not (event == "socket.connect" and isinstance(address, (str, bytes))):  # a Unix socket goes nowhere
-            with open(log, "a") as file:
-                file.write(f"{os.getpid()} {event} {address!r}\\n")
-    if event == "subprocess.Popen" and log:
-        with open(log + ".children", "a") as file:
-            file.write(f"{arguments[1]!r}\\n")
-
-sys.addaudithook(witness)
-"""
 
 
 @pytest.fixture
@@ -107,6 +92,20 @@ def test_offline_no_verb_opens_a_connection(watched, tmp_path, verb):
         assert code == 3 and "none is opened" in output and "--offline" in output
     else:
         assert "Unexpected" not in output
+
+
+def test_only_serve_can_listen():
+    listens = re.compile(
+        r"^\s*(?:import|from) (?:uvicorn|starlette|http\.server|socketserver|aiohttp|wsgiref)\b|"
+        r"\.(?:create_server|start_server|create_unix_server)\(|\.bind\(\(", re.M,
+    )  # fmt: skip
+    found = {
+        str(file.relative_to(REPOSITORY))
+        for folder in ("localknobs", "convert", "tui")
+        for file in (REPOSITORY / folder).rglob("*.py")
+        if listens.search(file.read_text(encoding="utf-8"))
+    }
+    assert found == {"localknobs/serve/server.py"}
 
 
 def test_only_the_hub_can_open_a_connection():
