@@ -25,6 +25,7 @@ from localknobs.convert.outline import Outline, row_order
 from localknobs.convert.tensors import PlannedTensor
 from localknobs.convert.weight_files import TensorSpec
 from localknobs.errors import BadFile, BadValue, NotFound, Unsupported
+from localknobs.gguf_info.base_mark import BASE_MARK, is_norm, mark_of_norms
 from localknobs.jobs import Advanced, Job, Started, Wrote, partial_file, refuse_same_file
 
 OUT_TYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "bf16": ("BF16", 32)}
@@ -94,7 +95,7 @@ def plan_lora(config: LoraConfig) -> LoraPlan:
         raise BadValue(f"{config.output} does not end in .gguf", "Name the output with -o NAME.gguf.")
     adapter = open_adapter(config.adapter)
     base = _base_folder(config, adapter)
-    additions, outline = _matched(adapter, base)
+    additions, outline, mark = _matched(adapter, base)
     if not additions:
         raise Unsupported(f"{adapter.folder} has no pairs of low rank", _MERGE)
     family = _family(outline)
@@ -107,6 +108,7 @@ def plan_lora(config: LoraConfig) -> LoraPlan:
     if adapter.base_name:
         sheet.u32("general.base_model.count", 1)
         sheet.text("general.base_model.0.name", Path(adapter.base_name).name)
+    sheet.text(BASE_MARK, mark)
     sheet.u32("general.file_type", file_type)
     sheet.u32("general.quantization_version", QUANTIZATION_VERSION)
     sheet.text("adapter.type", "lora")
@@ -162,8 +164,11 @@ def _base_folder(config: LoraConfig, adapter: Adapter) -> Path:
     return folder
 
 
-def _matched(adapter: Adapter, base: Path) -> tuple[dict[str, Addition], Outline]:
-    """Return what is added to which of the base's tensors, and those tensors; refuse what the file cannot hold."""
+def _matched(adapter: Adapter, base: Path) -> tuple[dict[str, Addition], Outline, str]:
+    """Return what is added to which of the base's tensors, those tensors, and the base's mark; refuse what cannot be.
+
+    The mark is empty where the base's weights are not there.
+    """
     if adapter.only_peft:
         raise Unsupported(f"{adapter.folder} cannot be a GGUF adapter: {adapter.only_peft}", _MERGE)
     for pair in adapter.pairs:
@@ -182,6 +187,7 @@ def _matched(adapter: Adapter, base: Path) -> tuple[dict[str, Addition], Outline
                 f"{adapter.folder} trains {next(iter(replaced))} as a whole, which a GGUF adapter cannot hold", _MERGE
             )
         _refuse_tied(adapter, checkpoint, config)
+        mark = _mark_of(checkpoint) if checkpoint else ""
         if checkpoint:
             changes = match_adapters(checkpoint, [(adapter, 1.0)]).changes
             additions = {
@@ -194,7 +200,20 @@ def _matched(adapter: Adapter, base: Path) -> tuple[dict[str, Addition], Outline
     finally:
         if checkpoint:
             checkpoint.close()
-    return additions, Outline(base, config, specs)
+    return additions, Outline(base, config, specs), mark
+
+
+def _mark_of(checkpoint: Checkpoint) -> str:
+    """Return the mark that GGUF files of a checkpoint have; empty where its norms cannot be told."""
+    kind = family_for(checkpoint.config)
+    if kind is None:
+        return ""  # refused elsewhere, by name
+    family = kind(checkpoint)
+    family.outtype = "F32"
+    names = [name for name in family.ordered_names() if len(checkpoint.info(name).shape) == 1]
+    tensors = [tensor for name in names for tensor in family.tensors_of(name)]
+    norms = [tensor for tensor in tensors if is_norm(tensor.name, len(tensor.shape))]
+    return mark_of_norms((tensor.name, tensor.make().astype("<f4").tobytes()) for tensor in norms)
 
 
 def _is_copy(adapter: Adapter, name: str, checkpoint: Checkpoint | None, config: dict[str, Any]) -> bool:

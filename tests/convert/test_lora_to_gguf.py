@@ -20,6 +20,7 @@ from localknobs.convert.lora_to_gguf import LoraConfig, convert_lora, plan_lora
 from localknobs.convert.to_gguf import ConvertConfig, convert
 from localknobs.errors import BadFile, BadValue, LocalknobsError, NotFound, Unsupported
 from localknobs.gguf_info import read_header
+from localknobs.gguf_info.base_mark import BASE_MARK, norms_mark
 from localknobs.jobs import drain
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::RuntimeWarning")
@@ -59,6 +60,7 @@ def assert_computes_the_merged_model(base: Path, adapter: Path, tmp_path: Path) 
     file = adapter_to_gguf(adapter, base, tmp_path / "adapter.gguf")
     assert np.abs(logits(plain) - merged).max() > 0.05
     np.testing.assert_allclose(logits(plain, file), merged, atol=5e-4)
+    assert read_header(file).text(BASE_MARK) == norms_mark(read_header(plain)) != "", "it would be refused on its base"
     return file
 
 
