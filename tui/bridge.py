@@ -50,6 +50,7 @@ class Answer:
     Attributes:
         begun_with: Text of the message before this answer, which continues it; empty for a new one.
         model: Name of the model that writes it.
+        adapters: Those that act on it, as `FILE:SCALE`.
         stop_asked: Whether the user wants it stopped, also before its first token.
         unsaved: Whether the disk refused to take a part of it, which was said once.
         last: The newest text event: counts and speed.
@@ -59,6 +60,7 @@ class Answer:
     def __init__(self, conversation: Conversation, model: str, node: Node | None = None) -> None:
         self.conversation = conversation
         self.model = model
+        self.adapters: tuple[str, ...] = ()
         self.node = node
         self.begun_with = node.text if node else ""
         self.stop_asked = False

@@ -26,6 +26,7 @@ class Place(NamedTuple):
 PLACES: tuple[Place, ...] = (
     Place("models", "Models", "F3", "what is on this machine, and what it would take"),
     Place("get", "Get models", "F12", "search the hub, see what fits, fetch it", ("pull",)),
+    Place("adapters", "Adapters", "Alt+A", "LoRA adapters and control vectors on the model, a slider each"),
     Place("forge", "Forge", "^g", "merge adapters, convert checkpoints, quantize", ("quantize",)),
     Place("context", "Context", "F6", "how far the model sees, by what means, at what price", ("context",)),
     Place(

@@ -24,7 +24,7 @@ class AdapterCommands:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._rack = AdapterRack.of(engine.settings)
+        self._rack = AdapterRack.of(engine.settings.adapters())
         self._verbs: dict[str, Callable[[AdapterKind, str], AdapterRack]] = {
             "add": self._added,
             "scale": lambda _, text: self._scaled(text),
@@ -36,7 +36,7 @@ class AdapterCommands:
     @property
     def rack(self) -> AdapterRack:
         """What acts beside the model now."""
-        self._rack = self._rack.followed(self._engine.settings)
+        self._rack = self._rack.followed(self._engine.settings.adapters())
         return self._rack
 
     def do(self, kind: AdapterKind, text: str) -> None:

@@ -82,7 +82,7 @@ def _answer_once(engine: Engine, prompt: str, options: Namespace, sampler: Sampl
         print_json(
             {
                 "model": engine.info.path, "answer": "".join(pieces), "finish_reason": reason,
-                "adapters": AdapterRack.of(engine.settings).acting(),
+                "adapters": AdapterRack.of(engine.settings.adapters()).acting(),
                 "preset": sampler.preset.name, "sampler": sampler.values, "stats": asdict(engine.stats),
             }
         )  # fmt: skip

@@ -59,7 +59,11 @@ def _row(entry: ModelEntry) -> tuple[str, ...]:
     if entry.kind == "model":
         kind = entry.architecture or entry.kind
     else:
-        kind = entry.kind if entry.kind == "checkpoint" else f"{entry.architecture} {entry.kind}".strip()
+        kind = (
+            entry.kind
+            if entry.kind in ("checkpoint", "control vector")
+            else f"{entry.architecture} {entry.kind}".strip()
+        )
     return (
         entry.name,
         size_text(entry.size_bytes),

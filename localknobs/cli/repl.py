@@ -176,7 +176,7 @@ class Repl:
     def answer(self, continued: Node | None = None) -> None:
         """Write the answer to the branch as it is, or go on with one; Ctrl+C stops it and keeps what was written."""
         messages = self.conversation.messages()
-        adapters = AdapterRack.of(self.engine.settings).acting()
+        adapters = AdapterRack.of(self.engine.settings.adapters()).acting()
         writer = AnswerWriter()
         node = continued
         finished: Finished | None = None

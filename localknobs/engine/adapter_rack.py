@@ -5,13 +5,13 @@ A rack is plain data; what it says becomes true by `Engine.use_settings(rack.val
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localknobs.engine.adapter_files import KNOB_OF, AdapterKind, path_and_scale, text_of
-from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadValue
-from localknobs.knobs import Value
+from localknobs.knobs import Value, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,14 @@ class RackRow:
         return Path(self.name).name.removesuffix(".gguf") or self.name
 
 
+def short_names(texts: Sequence[str]) -> str:
+    """Return `FILE:SCALE` texts as a line of a message says them: `mine 0.8, calm -0.5`."""
+    parts = [text.rpartition(":") for text in texts]
+    return ", ".join(
+        f"{Path(name or scale).name.removesuffix('.gguf')}{f' {scale}' if name else ''}" for name, _, scale in parts
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterRack:
     """What acts beside the model.
@@ -47,9 +55,9 @@ class AdapterRack:
     without: bool = False
 
     @classmethod
-    def of(cls, settings: LoadSettings) -> AdapterRack:
-        """Return what settings name."""
-        named = [(kind, text) for kind, knob in KNOB_OF.items() for text in getattr(settings, knob)]
+    def of(cls, values: Values) -> AdapterRack:
+        """Return what values of knobs name, those of `LoadSettings.adapters()` or of the whole table."""
+        named = [(kind, str(text)) for kind, knob in KNOB_OF.items() for text in values[knob]]  # type: ignore[union-attr]
         return cls(tuple(RackRow(kind, *path_and_scale(text)) for kind, text in named))
 
     def values(self) -> dict[str, Value]:
@@ -61,9 +69,9 @@ class AdapterRack:
             for kind, knob in KNOB_OF.items()
         }  # fmt: skip
 
-    def followed(self, settings: LoadSettings) -> AdapterRack:
-        """Return this rack where settings say the same, else what they say."""
-        other = AdapterRack.of(settings)
+    def followed(self, values: Values) -> AdapterRack:
+        """Return this rack where values of knobs say the same, else what they say."""
+        other = AdapterRack.of(values)
         return self if other.values() == self.values() else other
 
     def acting(self) -> tuple[str, ...]:

@@ -65,6 +65,10 @@ class LoadSettings:
     control_vector_layers: str = ""
     use_extra_bufts: bool | None = None
 
+    def adapters(self) -> dict[str, tuple[str, ...]]:
+        """Return the knobs that name files which act beside the model."""
+        return {"lora": self.lora, "control_vector": self.control_vector}
+
     @classmethod
     def from_plain(cls, fields: Mapping[str, Any]) -> LoadSettings:
         """Return the settings of a mapping that went through JSON."""

@@ -52,7 +52,8 @@ class ModelEntry:
         quant: Quantization, such as `Q4_K_M`; of a checkpoint, the type of its weights.
         context: Tokens of context it was trained with, 0 when unknown.
         architecture: llama.cpp's name; of a checkpoint, the name in its config.
-        kind: `model`, `adapter`, `projector`, `imatrix`, `checkpoint` (convertible); `unknown` when it cannot be read.
+        kind: `model`, `adapter`, `control vector`, `projector`, `imatrix`, `checkpoint` (convertible); `unknown` when
+            it cannot be read.
         parameters: Values in all files.
         trouble: Why it cannot be used, and what to do.
         source: Key of the source, see `SOURCES`.

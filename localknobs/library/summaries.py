@@ -24,7 +24,7 @@ class Summary:
     """What a header says, in a few words.
 
     Args:
-        kind: `model`, `adapter`, `projector`, `imatrix`, or `unknown`.
+        kind: `model`, `adapter`, `control vector`, `projector`, `imatrix`, or `unknown`.
         title: The name the file gives itself.
         architecture: llama.cpp's name of the architecture.
         quant: The quantization's name.

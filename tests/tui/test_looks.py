@@ -14,6 +14,7 @@ from textual.widgets import Static
 
 from localknobs import jobs
 from localknobs.engine import SamplerChanged, TokensScored
+from localknobs.engine.adapter_rack import AdapterRack, RackRow
 from localknobs.fit.bill import Bill, DeviceBill
 from localknobs.knobs import Value
 from localknobs.library import Listing, ModelEntry
@@ -23,6 +24,7 @@ from localknobs.tui.downloads import Download
 from localknobs.tui.pricing import Advised, Priced
 from localknobs.tui.screens import measure, models
 from localknobs.tui.widgets import candidates, memory_bill, report_view
+from localknobs.tui.widgets.adapter_rows import AdapterRow
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.fit_bar import FitBar
 
@@ -54,6 +56,20 @@ async def talk(pilot: Any, scripted: Any, question: str) -> None:
 def test_chat(snap_compare, scripted, size):
     async def before(pilot: Any) -> None:
         await talk(pilot, scripted, "what do you know")
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_adapters(snap_compare, scripted, size):
+    async def before(pilot: Any) -> None:
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.query("#knob-temp") and screen.bridge.ready)
+        rows = (RackRow("adapter", "/adapters/flags.gguf", 0.8), RackRow("control vector", "/adapters/calm.gguf", -0.5))
+        screen.use_rack(AdapterRack(rows))
+        await talk(pilot, scripted, "what do you know")
+        await pilot.press("alt+a", "down")
+        await until(pilot, lambda: isinstance(screen.focused, AdapterRow) and screen.focused.number == 2)
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
 

@@ -13,6 +13,7 @@ from textual.worker import Worker, WorkerState
 
 from localknobs.conversations import ROOT, Conversation, Node
 from localknobs.engine import ContextDropped, Noted, SamplerChanged, TokensScored
+from localknobs.engine.adapter_rack import AdapterRack
 from localknobs.engine.controls import Plan
 from localknobs.engine.events import draft_status
 from localknobs.errors import ContextFull, EngineDied, LocalknobsError
@@ -116,6 +117,7 @@ class AnsweringScreen(Screen[None]):
         self._waiting = None
         self._pace = Pace()
         answer = self.answer = self.last_answer = Answer(self.conversation, self.model_name, continued)
+        answer.adapters = self.adapters_in_use()
         self._ended.clear()
         self.status.trouble = ""
         self.status.activity = "reading the prompt …"
@@ -197,8 +199,8 @@ class AnsweringScreen(Screen[None]):
         answer, finished = event.answer, event.finished
         await self._take(answer)
         if finished and (node := await self._node_of(answer)):
-            stats_and_model = {**asdict(finished.stats), "model": answer.model}
-            await self._save(answer, partial(answer.conversation.finish, node, finished.reason, stats_and_model))
+            stats = {**asdict(finished.stats), "model": answer.model, "adapters": list(answer.adapters)}
+            await self._save(answer, partial(answer.conversation.finish, node, finished.reason, stats))
         view = self.transcript.view_of(answer.node) if answer.node else None
         if view:
             await view.finish()
@@ -206,11 +208,11 @@ class AnsweringScreen(Screen[None]):
         self._ended.set()
         self.status.activity = ""
         if finished:
-            stats = finished.stats
-            self.status.context = (stats.context_used, stats.context_size)
-            self._show_speed(stats.tokens_per_s, stats.time_to_first_token_s)
-            drafted, accepted = stats.drafted_tokens, stats.accepted_tokens
-            self.status.drafts = draft_status(str(self.load_values["draft"]), drafted, accepted, stats.draft_gain)
+            counts = finished.stats
+            self.status.context = (counts.context_used, counts.context_size)
+            self._show_speed(counts.tokens_per_s, counts.time_to_first_token_s)
+            drafted, accepted = counts.drafted_tokens, counts.accepted_tokens
+            self.status.drafts = draft_status(str(self.load_values["draft"]), drafted, accepted, counts.draft_gain)
         self.refresh_bindings()
         if event.error:
             await self.show_error(event.error)
@@ -297,6 +299,10 @@ class AnsweringScreen(Screen[None]):
     def show_knobs(self) -> None:
         """Show the values of all knobs."""
         raise NotImplementedError
+
+    def adapters_in_use(self) -> tuple[str, ...]:
+        """Return the adapters that the next answer is written with, as `FILE:SCALE`."""
+        return AdapterRack.of(self.load_values).acting()
 
     def load_with_context(self, tokens: int) -> None:
         """Load the model again with another context size."""

@@ -16,7 +16,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value, defaults
 from localknobs.library import BUILT_IN
 from localknobs.tui.actions import Action, bindings, key_help
-from localknobs.tui.screens.sampling import SamplingScreen
+from localknobs.tui.screens.adapting import AdaptingScreen
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
@@ -51,6 +51,7 @@ ACTIONS: tuple[Action, ...] = (
     ),
     Action("alt+j", "jobs", "Jobs", "what runs and what ran, how far it is, and stop it", in_footer=False),
     Action("alt+m", "measure", "Measure", "what a change did to a model: quality against size", in_footer=False),
+    Action("alt+a", "adapters", "Adapters", "put adapters on the model, each with a slider", in_footer=False),
     Action("f5", "system", "System prompt", "set the system prompt", in_footer=False),
     Action("f10", "levers", "Cards", "every lever and knob: what it does, costs, and did here", in_footer=False),
     Action("f8", "presets", "Presets", "choose a preset", in_footer=False),
@@ -79,6 +80,12 @@ MORE_KEYS: dict[str, list[tuple[str, str]]] = {
         ("mouse", "click or drag the slider"),
         ("f1", "the knob's card: what it does, costs, and how it fails"),
     ],
+    "adapter": [
+        ("← →", "its scale: 1 as it was made, 0 the base, below 0 away from it; from the next answer on"),
+        ("a", "add another one"),
+        ("x", "take it off"),
+        ("w", "without all of them, and with them again; Ctrl+R answers again for comparison"),
+    ],
     "samplers": [
         ("← →", "the token before, the token after; home and end the first and the last"),
         ("enter", "on a candidate: the answer goes on with it, as a branch; on a stage: its knob"),
@@ -97,7 +104,7 @@ MORE_KEYS: dict[str, list[tuple[str, str]]] = {
 """Keys that belong to a part of the screen, for the help page."""
 
 
-class ChatScreen(SamplingScreen):
+class ChatScreen(AdaptingScreen):
     """The screen that the program opens with.
 
     Args:
@@ -241,6 +248,8 @@ class ChatScreen(SamplingScreen):
     def on_knob_row_changed(self, event: KnobRow.Changed) -> None:
         """Turn a knob: of the answer being written at once, of the load when it is loaded again."""
         name = event.row.name
+        if self.turn_adapter(event.row, event.value):
+            return
         if name in self.load_values:
             self.load_values[name] = event.value
             self.refresh_bindings()
@@ -290,6 +299,7 @@ class ChatScreen(SamplingScreen):
             standard = {**self.sampler.standard, **defaults("loading")}
             panel.show_values({**self.sampler.values, **self.load_values}, standard)
             panel.show_preset(self.sampler.preset.name, changed=self.sampler.changed)
+        self.show_adapters()
         self.look_again()
 
     # ---- parts of the screen ------------------------------------------------------------------
@@ -340,6 +350,7 @@ class ChatScreen(SamplingScreen):
             ("Everywhere", [*key_help(self, ACTIONS), *MORE_KEYS["everywhere"]]),
             ("In the message box", MORE_KEYS["composer"]),
             ("On a knob", MORE_KEYS["knob"]),
+            ("On an adapter (Alt+A)", MORE_KEYS["adapter"]),
             ("In the sampler view", MORE_KEYS["samplers"]),
             ("On a message (↑ in an empty message box, or Tab)", MORE_KEYS["message"]),
         ]

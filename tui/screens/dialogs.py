@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
+from localknobs.knobs import KNOBS
 from localknobs.library import BUILT_IN, find_model, list_models
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card
@@ -339,6 +340,7 @@ class Dialogs(ModelScreen):
         from localknobs.tui.screens.cards import CardsScreen
 
         first = self.focused.row.name if isinstance(self.focused, KnobRow) else ""
+        first = first if first in KNOBS or not first else "lora"  # the slider of one adapter
         self.app.push_screen(CardsScreen({**self.sampler.values, **self.load_values}, first), self._turn)
 
     def _turn(self, name: str | None) -> None:

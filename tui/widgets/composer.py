@@ -16,7 +16,8 @@ class Composer(TextArea):
     DEFAULT_CSS = """
     Composer {
         height: auto; min-height: 3; max-height: 10; padding: 0 1; margin: 0 1; background: transparent;
-        border: round $primary 60%; border-title-color: $text-muted; scrollbar-size-vertical: 1;
+        border: round $primary 60%; border-title-color: $text-muted; border-subtitle-color: $text-accent;
+        scrollbar-size-vertical: 1;
     }
     Composer:focus { border: round $accent; }
     """

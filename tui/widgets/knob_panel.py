@@ -15,6 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from localknobs.knobs import KNOBS, Knob, Value
+from localknobs.tui.widgets.adapter_rows import AdapterRows
 from localknobs.tui.widgets.knob_row import KnobRow
 
 PANEL_KNOBS: tuple[str, ...] = tuple(KNOBS)
@@ -84,6 +85,7 @@ class KnobPanel(VerticalScroll, can_focus=False):
     def compose(self) -> ComposeResult:
         """Lay out the preset line, headings and rows."""
         yield PresetRow()
+        yield AdapterRows()
         heading = ""
         for row in self._rows():
             if row.group != heading:
@@ -102,6 +104,8 @@ class KnobPanel(VerticalScroll, can_focus=False):
     def show_values(self, values: Mapping[str, Value], standard: Mapping[str, Value]) -> None:
         """Show other values, and what a reset goes back to."""
         for knob_row in self.query(KnobRow):
+            if knob_row.row.name not in KNOBS:
+                continue  # an adapter's scale is no value of these
             knob_row.standard = standard.get(knob_row.row.name, knob_row.row.default)
             knob_row.value = values.get(knob_row.row.name, knob_row.row.default)
             knob_row.refresh()
@@ -113,7 +117,8 @@ class KnobPanel(VerticalScroll, can_focus=False):
 
     def focus_row(self) -> None:
         """Focus the row that had it last, or the first knob."""
-        target = self._last_focused or next(iter(self.query(KnobRow)), None)
+        last = self._last_focused if self._last_focused and self._last_focused.is_attached else None
+        target = last or next(iter(self.query(KnobRow)), None)
         if target is not None:
             target.focus()
 

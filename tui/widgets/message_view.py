@@ -15,6 +15,7 @@ from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
 
 from localknobs.conversations import Node
+from localknobs.engine.adapter_rack import short_names
 from localknobs.engine.events import draft_status
 from localknobs.errors import LocalknobsError
 from localknobs.knobs import KNOBS
@@ -182,6 +183,8 @@ class MessageView(Vertical, can_focus=True):
                 words.append(draft_status("model", int(drafted), int(accepted), gain))
             if number.get("seed", -1) >= 0:
                 words.append(f"seed {number['seed']}")
+        if isinstance(adapters := node.stats.get("adapters"), list) and adapters:
+            words.append(printable(f"with {short_names(adapters)}"))
         if node.interrupted and not self.growing:
             words.append("interrupted; c continues")
         elif node.reason in REASONS:
