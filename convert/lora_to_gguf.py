@@ -25,7 +25,8 @@ from localknobs.convert.outline import Outline, row_order
 from localknobs.convert.tensors import PlannedTensor
 from localknobs.convert.weight_files import TensorSpec
 from localknobs.errors import BadFile, BadValue, NotFound, Unsupported
-from localknobs.gguf_info.base_mark import BASE_MARK, is_norm, mark_of_norms
+from localknobs.gguf_info import read_header
+from localknobs.gguf_info.base_mark import BASE_MARK, is_norm, mark_of_norms, norms_mark
 from localknobs.jobs import Advanced, Job, Started, Wrote, partial_file, refuse_same_file
 
 OUT_TYPES = {"f32": ("F32", 0), "f16": ("F16", 1), "bf16": ("BF16", 32)}
@@ -43,12 +44,14 @@ class LoraConfig:
             None: where the adapter says it was, if that is a folder.
         output: File to write.
         out_type: Type of the factors: `f32`, `f16`, `bf16`.
+        over: The GGUF file it was trained over, by which it knows its base; None where that is the folder.
     """
 
     adapter: Path
     base: Path | None
     output: Path
     out_type: str = "f32"
+    over: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ def plan_lora(config: LoraConfig) -> LoraPlan:
     adapter = open_adapter(config.adapter)
     base = _base_folder(config, adapter)
     additions, outline, mark = _matched(adapter, base)
+    if config.over:
+        mark = norms_mark(read_header(config.over))
     if not additions:
         raise Unsupported(f"{adapter.folder} has no pairs of low rank", _MERGE)
     family = _family(outline)

@@ -225,9 +225,12 @@ def _next_commands(plan: TunePlan, result: TuneResult) -> list[str]:
         file = shlex.quote(str(result.base_file))
         return [
             f"It goes with {file}, over which it was trained.",
+            f"To chat with it: localknobs chat {file} --lora {folder}",
             f"To measure it: localknobs eval {shlex.quote(f'{file} --lora {gguf}')} {file}",
         ]
+    beside = [f"To chat with it: localknobs chat GGUF_OF_THE_BASE --lora {folder}"] if result.gguf else []
     return [
+        *beside,
         f"To make a small file with it merged in: localknobs quantize {base} Q4_K_M --lora {folder}",
         f"To merge it into a checkpoint: localknobs merge {base} --lora {folder} -o {folder}-merged",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from localknobs.engine.adapter_files import KNOB_OF, AdapterKind, check_adapters, read_adapters, text_of
 from localknobs.engine.adapter_rack import AdapterRack
@@ -53,7 +53,7 @@ def found_adapters(model: Header) -> list[FoundAdapter]:
 def _of_library() -> Iterator[tuple[AdapterKind, Path]]:
     for entry in list_models().entries:
         if entry.kind in KNOB_OF and entry.state == "whole" and not entry.trouble:
-            yield cast(AdapterKind, entry.kind), entry.path
+            yield entry.kind, entry.path
 
 
 def _of_folder(folder: Path) -> Iterator[tuple[AdapterKind, Path]]:
@@ -65,7 +65,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[AdapterKind, Path]]:
         except LocalknobsError:
             continue
         if kind in KNOB_OF:
-            yield cast(AdapterKind, kind), path.absolute()
+            yield kind, path.absolute()
 
 
 def _trouble(kind: AdapterKind, path: Path, model: Header) -> str:

@@ -254,12 +254,17 @@ def _write_gguf(plan: TunePlan, folder: Path, checkpoint: Path) -> Job[Path | No
         if plan.base.method == "full":
             job = convert(ConvertConfig(folder, folder / name, name=plan.config.output.name))
         else:
-            job = convert_lora(plan_lora(LoraConfig(folder, checkpoint, folder / name)))
+            job = convert_lora(plan_lora(LoraConfig(folder, checkpoint, folder / name, over=_file_of(plan))))
         yield from (event for event in job if not isinstance(event, Wrote))  # it gets its final name with the folder
     except Unsupported as refusal:
         yield Noted(f"There is no GGUF form of it: {refusal.message}. {refusal.hint}", "warning")
         return None
     return plan.config.output / name
+
+
+def _file_of(plan: TunePlan) -> Path | None:
+    """Return the GGUF file that was trained over, where there is one still."""
+    return plan.base.gguf if plan.base.gguf and plan.base.gguf.is_file() else None
 
 
 def _order(plan: TunePlan, folder: Path, checkpoint: Path | None = None, *, look_only: bool = False) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from tiny_training import tiny_config
 
 from localknobs.convert.adapter import open_adapter
 from localknobs.errors import BadValue, NotFound, Unsupported
+from localknobs.gguf_info import read_header
+from localknobs.gguf_info.base_mark import BASE_MARK, norms_mark
 from localknobs.jobs import Measured, Noted, drain
 from localknobs.tune.encode import Encoded
 from localknobs.tune.finetune import CARD, finetune, look_at_data
@@ -72,6 +74,7 @@ def test_a_gguf_file_alone_is_enough(file, whole):
     assert any(isinstance(event, Noted) and "taken from the file itself" in event.text for event in events)
     assert result.after["held_out"] < 0.97 * result.before["held_out"]
     assert result.base_file == file and len(open_adapter(result.folder).pairs) == 14
+    assert read_header(result.gguf).text(BASE_MARK) == norms_mark(read_header(file)), "it knows the file it belongs to"
     assert result.proof.passed and result.proof.gguf_adapter >= 0.95 and result.proof.merged is None
     card = json.loads((result.folder / CARD).read_text())
     assert card["method"] == "qlora" and card["base"] == str(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from textual.content import Content
 
@@ -161,7 +161,7 @@ class AdaptingScreen(SamplingScreen):
     @staticmethod
     def _kind_of(text: str) -> AdapterKind:
         kind = read_header(find_adapter(path_and_scale(text)[0], "adapter")).kind
-        return cast(AdapterKind, kind) if kind in KNOB_OF else "adapter"  # what is neither is refused as one
+        return kind if kind in KNOB_OF else "adapter"  # what is neither is refused as one
 
     # ---- sliders ------------------------------------------------------------------------------
 

@@ -46,6 +46,9 @@ class AdapterRow(KnobRow):
     """The slider of one adapter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        # A narrow footer must show the keys that only an adapter has.
+        Binding("shift+left", "step_wide(-1)", "Much less", show=False),
+        Binding("enter", "open", "Type a value", show=False),
         Binding("a", "screen.add_adapter", "Add"),
         Binding("x", "take_off", "Take off"),
         Binding("w", "screen.without_adapters", "Without / with"),
