@@ -32,6 +32,7 @@ PLACES: tuple[Place, ...] = (
     Place(
         "measure", "Measure", "Alt+M", "what a change did: quality against size, before and after", ("eval", "reports")
     ),
+    Place("diagnose", "Diagnose", "Alt+S", "from what you see to the first lever, probed here", ("diagnose",)),
     Place("levers", "Cards", "F10", "every lever and knob: what it does, costs, and did here"),
     Place("jobs", "Jobs", "Alt+J", "what runs and what ran: how far, what it made, stop it"),
 )

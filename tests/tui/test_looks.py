@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from localknobs.tui.widgets import candidates, memory_bill, report_view
 from localknobs.tui.widgets.adapter_rows import AdapterRow
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.fit_bar import FitBar
+from localknobs.tui.works import Work
 
 ANSWER = """\
 Here is **what I know**:
@@ -234,6 +236,34 @@ def test_measure(snap_compare, scripted, monkeypatch, size, part):
         if part == "needles":
             await pilot.press("right", "right")
             await until(pilot, lambda: "depth" in str(screen.query_one("#words", Static).render()))
+        await pilot.pause()
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_diagnose(snap_compare, scripted, size):
+    remedies = [
+        {"text": "the likeliest token always", "command": "localknobs chat built-in --temp 0", "values": {"temp": 0.0}},
+        {"text": "fewer bits a weight", "command": "localknobs quantize built-in Q4_K_M", "values": {}},
+    ]
+    found = {"symptom": "random", "verdict": "confirmed", "text": "The present settings do not give the same answer.",
+             "numbers": {"temperature 0": 1, "settings": 0.5}, "remedies": remedies,
+             "command": "localknobs determinism built-in"}  # fmt: skip
+    slow = {**found, "symptom": "slow", "verdict": "rejected", "text": "It writes 537 tokens a second.", "remedies": []}
+
+    async def before(pilot: Any) -> None:
+        await until(pilot, lambda: pilot.app.screen.bridge.ready)
+        await pilot.press("alt+s")
+        await until(pilot, lambda: pilot.app.screen.query("#symptoms"))
+        await pilot.pause()
+        screen = pilot.app.screen
+        output = json.dumps({"findings": [slow, found]})
+        works = pilot.app.works
+        works.items.insert(0, Work("diagnose", "all", tuple(screen._arguments("all")), state="done", output=output))
+        screen._gather()
+        screen.query_one("#symptoms").mark("random")
+        await until(pilot, lambda: screen.query_one("#remedies").row_count == 2)
         await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)

@@ -52,6 +52,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("alt+j", "jobs", "Jobs", "what runs and what ran, how far it is, and stop it", in_footer=False),
     Action("alt+m", "measure", "Measure", "what a change did to a model: quality against size", in_footer=False),
     Action("alt+a", "adapters", "Adapters", "put adapters on the model, each with a slider", in_footer=False),
+    Action("alt+s", "diagnose", "Diagnose", "from a symptom to the first lever, after a probe here", in_footer=False),
     Action("f5", "system", "System prompt", "set the system prompt", in_footer=False),
     Action("f10", "levers", "Cards", "every lever and knob: what it does, costs, and did here", in_footer=False),
     Action("f8", "presets", "Presets", "choose a preset", in_footer=False),

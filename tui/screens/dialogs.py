@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
-from localknobs.knobs import KNOBS
+from localknobs.knobs import KNOBS, check_value, defaults
 from localknobs.library import BUILT_IN, find_model, list_models
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from localknobs.tui.app import LocalknobsApp
     from localknobs.tui.downloads import Downloads
     from localknobs.tui.screens.context import ContextChosen
+    from localknobs.tui.screens.diagnose import Remedied
 
 
 class Dialogs(ModelScreen):
@@ -106,6 +107,39 @@ class Dialogs(ModelScreen):
         from localknobs.tui.screens.measure import MeasureScreen
 
         self.app.push_screen(MeasureScreen(model, fresh=fresh))
+
+    def action_diagnose(self) -> None:
+        """Go from what is seen to the first lever, with the model, the knobs and the last prompt of the chat."""
+        from localknobs.tui.screens.diagnose import DiagnoseScreen
+
+        asked = next((node.text for node in reversed(self.conversation.branch()) if node.role == "user"), "")
+        sampling, loading = (
+            {name: value for name, value in values.items() if value != defaults(group)[name]}
+            for group, values in (("sampling", self.sampler.values), ("loading", self.load_values))
+        )
+        self.app.push_screen(DiagnoseScreen(self.wanted_name, asked, sampling, loading), self._remedied)
+
+    def _remedied(self, chosen: Remedied | None) -> None:
+        if chosen is None:
+            return
+        if chosen.action:
+            self._go(chosen.action)
+            return
+        before = {**self.sampler.values, **self.load_values}
+        changes = {name: value for name, value in chosen.values.items() if value != before[name]}
+        sampling = {name: value for name, value in changes.items() if name not in self.load_values}
+        for name, value in sampling.items():
+            self.sampler.set(name, value)
+        if self.answer:
+            self.bridge.set_sampler(sampling)
+        for name, value in changes.items():
+            if name in self.load_values:
+                self.load_values[name] = check_value(name, value)
+        self.show_knobs()
+        said = ", ".join(f"{KNOBS[name].label} {KNOBS[name].show(value)}" for name, value in changes.items())
+        self.notify(f"Set: {said}." if said else "The knobs stand so already.")
+        if self.reload_pending:
+            self.use_model(self.wanted_name)
 
     async def action_context(self) -> None:
         """Choose how far the model is to see, and by what means."""
