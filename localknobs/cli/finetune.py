@@ -14,6 +14,7 @@ from localknobs.cli.output import facts, note, print_json
 from localknobs.cli.progress import measured, run_job
 from localknobs.cli.remembering import command_line, remember
 from localknobs.errors import BadValue, NotFound
+from localknobs.jobs import drain
 from localknobs.terminal_text import printable
 from localknobs.units import time_text
 
@@ -70,6 +71,7 @@ def run(options: Namespace) -> int:
     from localknobs.tune.finetune import finetune, look_at_data
     from localknobs.tune.picture import picture_file
     from localknobs.tune.plan import plan_finetune
+    from localknobs.tune.ranks import rank
 
     if options.output is None and not options.dry_run:
         raise BadValue("Where the adapter goes is not said", "Name a folder: -o ADAPTER")
@@ -93,6 +95,10 @@ def run(options: Namespace) -> int:
             picture=options.curves.expanduser() if options.curves else None,
         )
     )
+    if rank():  # of several that train together, the first one tells and writes
+        if not options.dry_run:
+            drain(finetune(plan))
+        return 0
     _show_plan(plan)
     if options.dry_run:
         result = run_job(look_at_data(plan))

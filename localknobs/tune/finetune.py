@@ -29,6 +29,7 @@ from localknobs.tune.curves import CurveReader, curves_file
 from localknobs.tune.picture import draw_curves
 from localknobs.tune.plan import STATE, TunePlan
 from localknobs.tune.proof import Proof, prove, prove_model, prove_over_file
+from localknobs.tune.ranks import count_here, rank
 from localknobs.tune.signs import signs_of
 from localknobs.units import size_text
 
@@ -110,13 +111,19 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
     for text in plan.notes:
         yield Noted(text, "warning")
     state = plan.run_folder / STATE
-    if plan.config.restart:
+    if plan.config.restart and not rank():
         state.unlink(missing_ok=True)
     plan.run_folder.mkdir(parents=True, exist_ok=True)
     made = plan.base.quantizing.config.outputs[0][1] if plan.base.quantizing else None
+    checkpoint = plan.base.checkpoint or plan.run_folder / CONFIG
+    if rank():  # it only computes; the first process writes
+        while made and not made.is_file():
+            yield Advanced(0)
+            time.sleep(_POLL_S)
+        yield from _train(plan, Path(), checkpoint, result)
+        return result
     if plan.base.quantizing and made and not made.is_file():
         yield from (event for event in quantize(plan.base.quantizing) if not isinstance(event, Wrote))
-    checkpoint = plan.base.checkpoint or plan.run_folder / CONFIG
     with partial_folder(plan.config.output) as beside:
         try:
             yield from _train(plan, beside, checkpoint, result)
@@ -273,7 +280,7 @@ def _order(plan: TunePlan, folder: Path, checkpoint: Path | None = None, *, look
     return {
         "base": str(checkpoint or plan.base.checkpoint), "gguf": str(plan.base.gguf or ""), "method": plan.base.method,
         "nf4": plan.base.quantized == NF4, "output": str(folder), "state": str(state), "fingerprint": plan.fingerprint,
-        "resume": state.is_file() and not look_only, "look_only": look_only,
+        "resume": state.is_file() and not look_only and not config.restart, "look_only": look_only,
         "learn": [example.as_order() for example in plan.learn],
         "held_out": [example.as_order() for example in plan.held_out],
         "general": [example.as_order() for example in plan.general], "samples": list(config.samples),
@@ -284,7 +291,7 @@ def _order(plan: TunePlan, folder: Path, checkpoint: Path | None = None, *, look
         "at_once": plan.price.at_once, "pack": recipe.length if values["packing"] == "on" else 0,
         "accumulation": values["accumulation"], "max_steps": values["max_steps"], "warmup": values["warmup"],
         "schedule": values["schedule"], "decay": values["weight_decay"], "patience": values["patience"],
-        "seed": values["train_seed"], "threads": config.threads or physical_cores(),
+        "seed": values["train_seed"], "threads": config.threads or max(1, physical_cores() // count_here()),
         "look_every": values["eval_steps"], "sample_every": values["sample_steps"],
         "checkpointing": plan.price.checkpointing,
     }  # fmt: skip

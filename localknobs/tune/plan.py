@@ -18,6 +18,7 @@ from localknobs.tune.base import Base, find_base
 from localknobs.tune.config import Recipe, TuneConfig, choose
 from localknobs.tune.examples import Example, read_examples, split
 from localknobs.tune.price import TRAINED_BYTES, Price, price
+from localknobs.tune.ranks import count_here
 from localknobs.units import size_text
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors")
@@ -127,7 +128,7 @@ def _check_output(output: Path) -> None:
 def _price(longest: int, recipe: Recipe, values: dict[str, Value], base: Base) -> Price:
     cards = graphics_cards()
     nvidia = [card for card in cards if card.vendor == "nvidia"]
-    available = nvidia[0].memory_bytes if nvidia else available_memory_bytes()
+    available = nvidia[0].memory_bytes if nvidia else available_memory_bytes() // count_here()
     item_bytes = 2 if nvidia else 4
 
     def setting(name: str) -> int:

@@ -75,13 +75,14 @@ def _with_adapter(order: Mapping[str, Any], device: str, dtype: Any) -> Any:
 
 def _in_nf4(folder: str, dtype: Any) -> Any:
     """Return a checkpoint whose matrices bitsandbytes keeps in 4 bits, on the card."""
+    import torch
     from peft import prepare_model_for_kbit_training
     from transformers import BitsAndBytesConfig
 
     kept: Any = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    base = _from_checkpoint(folder, dtype, quantization_config=kept, device_map={"": 0})
+    base = _from_checkpoint(folder, dtype, quantization_config=kept, device_map={"": torch.cuda.current_device()})
     prepare: Any = prepare_model_for_kbit_training
     return prepare(base, use_gradient_checkpointing=False)
 
@@ -124,6 +125,13 @@ def save_trained(trainee: Any, order: Mapping[str, Any]) -> None:
     trainee.config.use_cache = True
     trainee.save_pretrained(output)
     copy_beside(base, output)
+
+
+def seed_again(seed: int) -> None:
+    """Let chance begin anew, for dropout."""
+    import torch
+
+    torch.manual_seed(seed)
 
 
 def trained_state(trainee: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from localknobs.errors import BadFile, LocalknobsError
 from localknobs.paths import written_whole
 from localknobs.tune.encode import Encoded
 from localknobs.tune.losses import endless, mean_loss, rate_at, summed_loss
+from localknobs.tune.ranks import Ranks
 from localknobs.tune.trainee import answer, set_trained_state, trained_state, trained_values
 
 SAVE_S = 60.0
@@ -71,16 +72,18 @@ class Training:
         tokenizer: Of the base.
         say: Tells the parent.
         stopping: Whether the parent asked to stop.
+        ranks: The processes that train together.
     """
 
     def __init__(
         self, order: Mapping[str, Any], trainee: Any, material: Material, tokenizer: Any, say: Say,
-        stopping: Callable[[], bool],
+        stopping: Callable[[], bool], ranks: Ranks | None = None,
     ) -> None:  # fmt: skip
         import torch
 
         self._order, self._trainee, self._material = order, trainee, material
         self._tokenizer, self._say, self._stopping = tokenizer, say, stopping
+        self._ranks = ranks or Ranks()
         self._device = str(next(trainee.parameters()).device)
         self._trained = [value for value in trainee.parameters() if value.requires_grad]
         self._optimizer = torch.optim.AdamW(
@@ -120,10 +123,11 @@ class Training:
                 if enough:
                     self._say({"enough": progress.best_step})
                     break
-            elif monotonic() - saved_at > SAVE_S or self._stopping():
+            stop = self._ranks.any(self._stopping())
+            if stop or monotonic() - saved_at > SAVE_S:
                 self._save()
                 saved_at = monotonic()
-            if self._stopping():
+            if stop:
                 return False
         set_trained_state(self._trainee, self._best_state)
         return True
@@ -143,12 +147,12 @@ class Training:
         parts = [next(batches) for _ in range(order["accumulation"])]
         learned = max(1, sum(sum(example.learned[1:]) for part in parts for example in part))
         total, tokens = 0.0, 0
-        for part in self._pieces(parts):
+        for part in self._ranks.share(list(self._pieces(parts))):
             loss, _, _ = summed_loss(self._trainee, part, self._device, order["pack"])
             (loss / learned).backward()
             total += float(loss.detach())
             tokens += sum(len(example.tokens) for example in part)
-        mean = total / learned
+        mean = self._ranks.added(total) / learned
         if not math.isfinite(mean) and not progress.step:
             raise LocalknobsError(
                 "The loss is no number at the first step", "The base itself is damaged, or --lora-alpha far too high."
@@ -158,6 +162,7 @@ class Training:
                 f"Divergence: the loss is no number any more at step {progress.step + 1:,} (learning rate {rate:.2g})",
                 "Give a lower one, such as a third (--lr), and --restart.",
             )
+        self._ranks.add_gradients(self._trained)
         torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -167,8 +172,8 @@ class Training:
 
     def _pieces(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[Sequence[Encoded]]:
         """Cut batches into what is computed at once: the order of the data must not depend on the memory there is."""
-        size = self._order["at_once"]
         for batch in batches:
+            size = min(self._order["at_once"], -(-len(batch) // self._ranks.count))
             for at in range(0, len(batch), size):
                 yield batch[at : at + size]
 
@@ -194,7 +199,8 @@ class Training:
         else:
             progress.looks_since_best += 1
         self._say({"look": found, "at": progress.step})
-        return bool(self._material.held_out) and 0 < self._order["patience"] <= progress.looks_since_best
+        enough = bool(self._material.held_out) and 0 < self._order["patience"] <= progress.looks_since_best
+        return self._ranks.any(enough)
 
     def sample(self) -> list[str]:
         """Answer the fixed prompts, tell of it, and return the answers."""
@@ -223,6 +229,8 @@ class Training:
     def _save(self) -> None:
         import torch
 
+        if self._ranks.rank:
+            return
         state = {
             "fingerprint": self._order["fingerprint"],
             "trained": trained_values(self._trainee),

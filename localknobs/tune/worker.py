@@ -20,7 +20,8 @@ from localknobs.errors import BadFile
 from localknobs.tune.curves import CurveLog
 from localknobs.tune.encode import Encoded, Encoder, load_tokenizer
 from localknobs.tune.packing import check_packing
-from localknobs.tune.trainee import load_trainee, save_trained
+from localknobs.tune.ranks import Ranks
+from localknobs.tune.trainee import load_trainee, save_trained, seed_again
 from localknobs.tune.training import Material, Training
 
 GENERAL_LENGTH, GENERAL_TOKENS = 256, 4096
@@ -38,11 +39,15 @@ def _listen(stop: threading.Event) -> None:
 def _run(order: dict[str, Any], say: Say) -> None:
     # Nothing is looked up on the hub.
     os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    log = CurveLog(Path(order["curves"]))
     stop = threading.Event()
     threading.Thread(target=_listen, args=(stop,), daemon=True).start()
-    if order["gguf"] and not (Path(order["base"]) / "config.json").is_file():
+    ranks = Ranks()
+    if not order["look_only"]:
+        ranks.join()
+    if not ranks.rank and order["gguf"] and not (Path(order["base"]) / "config.json").is_file():
         write_checkpoint_of(Path(order["gguf"]), Path(order["base"]))
+    if not order["look_only"]:
+        ranks.added(0)  # the others wait until it is there
     tokenizer = load_tokenizer(order["base"])
     encoder = Encoder(tokenizer, order["length"])
     learn = _encoded(encoder, order["learn"])
@@ -61,6 +66,8 @@ def _run(order: dict[str, Any], say: Say) -> None:
     if order["pack"]:
         check_packing(trainee, learn, device)
     say({"loaded": device})
+    if ranks.rank:  # each with a dropout of its own, and the first with that of a single process
+        seed_again(order["seed"] + ranks.rank)
     material = Material(
         learn, held_out, _first(general, GENERAL_TOKENS), _questions(encoder, order),
         _samples(tokenizer, encoder, order),
@@ -70,16 +77,20 @@ def _run(order: dict[str, Any], say: Say) -> None:
         **order, "steps": steps, "look_every": look_every, "sample_every": order["sample_every"] or look_every,
     }  # fmt: skip
 
+    log = None if ranks.rank else CurveLog(Path(order["curves"]))
+
     def tell(message: dict[str, Any]) -> None:
-        log.take(message)  # first: the parent reads the log when it hears of it
+        if log:
+            log.take(message)  # first: the parent reads the log when it hears of it
         say(message)
 
-    training = Training(numbers, trainee, material, tokenizer, tell, stop.is_set)
+    training = Training(numbers, trainee, material, tokenizer, tell, stop.is_set, ranks)
     if not training.run():
         return
     after = training.measure()
     progress, written = training.progress, training.sample()
-    save_trained(trainee, order)
+    if not ranks.rank:
+        save_trained(trainee, order)
     tell({
         "finished": {
             "before": progress.first, "after": after, "step": progress.step, "best_step": progress.best_step,
