@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
-    from localknobs.evaluate.config import DEFAULT_CHUNK, SHIPPED, SUITES
+    from localknobs.evaluate.config import DEFAULT_CHUNK, NEEDLE_MODES, SHIPPED, SUITES
 
     parser.description = (
         "Measure models, and what a change did to them. A MODEL may carry loading flags and GGUF adapters of its own, "
@@ -66,6 +66,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "tokens of the prompts; default: an eighth, a quarter, a half and nearly all of the context")  # fmt: skip
     add("--needle-depths", metavar="N", type=int, default=5, help="depths from the beginning to the end; default 5")
     add("--needles", metavar="N", type=int, default=3, help="numbers for each length and depth; default 3")
+    add("--needle-mode", choices=tuple(NEEDLE_MODES), default="logprob", help=
+        "when a number counts as found; " + "; ".join(f"{name}: {what}" for name, what in NEEDLE_MODES.items())
+        + "; default logprob")  # fmt: skip
     add("--needle-others", metavar="N", type=int, default=0, help=
         "other keys in the same text, not to be taken for the one asked for, 0 to 7; default 0")  # fmt: skip
     add_knob_flags(parser, "loading")
@@ -105,6 +108,7 @@ def run(options: Namespace) -> int:
         needle_depths=options.needle_depths,
         needles=options.needles,
         needle_others=options.needle_others,
+        needle_mode=options.needle_mode,
         position_tokens=options.position_tokens,
         seed=options.seed,
         restart=options.restart,

@@ -45,7 +45,7 @@ def answer_items(worker: Any, order: dict[str, Any]) -> None:
                 prompt, wholes = _with_choices(template, item)
                 found: dict[str, Any] = {"scores": [total for total, _ in choice_scores(one, prompt, wholes)]}
             else:
-                found = {"text": _written(template, one, item)}
+                found = {"text": written_answer(template, one, item)}
             worker.say({"record": {"model": one.number, "item": item["item"], **found}})
 
 
@@ -95,7 +95,7 @@ def choice_scores(one: OpenModel, prompt: Sequence[int], wholes: Sequence[Sequen
     return found
 
 
-def _written(template: ChatTemplate, one: OpenModel, item: dict[str, Any]) -> str:
+def written_answer(template: ChatTemplate, one: OpenModel, item: dict[str, Any]) -> str:
     """Return the likeliest answer, token by token."""
     if item["raw"]:
         prompt = template.plain(item["messages"][0]["content"])

@@ -43,6 +43,14 @@ LEAST_CHUNK, MOST_CHUNK = 16, 65_536
 LEAST_CHUNKS = 2
 """llama-perplexity wants two chunks of text."""
 Mode = Literal["auto", "exact", "bounded"]
+NeedleMode = Literal["logprob", "generate"]
+NEEDLE_MODES = {
+    "logprob": "each digit is the likeliest after the right ones before it; both answers come from one reading",
+    "generate": "the model writes its answer, and the number is in it",
+}
+"""How it is told whether a needle was found."""
+NEEDLE_ANSWER = 48
+"""Most tokens of a written answer; they come on top of the length that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,7 @@ class EvalConfig:
         needle_lengths: Tokens of the prompts; empty for an eighth, a quarter, a half and nearly all of the context.
         needle_depths: How many depths, from the beginning to the end.
         needles: Numbers a cell.
+        needle_mode: How it is told whether a needle was found, see `NEEDLE_MODES`.
         needle_others: Other keys in the same text, which must not be taken for the one that is asked for.
         position_tokens: Length of the chunks of the suite `position`; 0 for the context, at most 4,096.
         minutes: Time that measuring may take; 0 for as long as it takes.
@@ -99,6 +108,7 @@ class EvalConfig:
     needle_depths: int = 5
     needles: int = 3
     needle_others: int = 0
+    needle_mode: NeedleMode = "logprob"
     position_tokens: int = 0
     minutes: float = 0.0
     seed: int = 1

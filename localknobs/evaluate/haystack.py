@@ -1,18 +1,22 @@
 """The worker's needles: a number said once in a text of everyday sentences, at a depth, and asked for at the end.
 
-The answer is not written but scored: every digit's log-probability, with the right ones before it. A model that would
-write the number at temperature 0 is one for which each digit is the likeliest; both come from one reading.
+The answer is scored: every digit's log-probability, with the right ones before it. A model that would write the number
+at temperature 0 is one for which each digit is the likeliest; both come from one reading. In the mode `generate` the
+answer is written, and the number is looked for in it: a model that says it in other words has found it too.
 """
 
 from __future__ import annotations
 
 import random
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from localknobs.engine.events import Message
 from localknobs.engine.templates import ChatTemplate
 from localknobs.errors import BadValue
-from localknobs.evaluate.answering import choice_scores, template_of
+from localknobs.evaluate.answering import choice_scores, template_of, written_answer
+from localknobs.evaluate.config import NEEDLE_ANSWER
 from localknobs.evaluate.models import OpenModel
 
 _WHO = (
@@ -55,23 +59,59 @@ def find_needles(worker: Any, order: dict[str, Any]) -> None:
         if worker.enough.is_set():
             break
         for one in worker.models:
-            total, found = _score(one, template_of(worker, one), cell)
-            worker.say({"record": {
-                "model": one.number, "cell": cell["cell"], "log_probability": total, "found": found,
-            }})  # fmt: skip
+            template = template_of(worker, one)
+            found = _written(one, template, cell) if cell["mode"] == "generate" else _scored(one, template, cell)
+            worker.say({"record": {"model": one.number, "cell": cell["cell"], **found}})
 
 
-def _score(one: OpenModel, template: ChatTemplate, cell: dict[str, Any]) -> tuple[float, bool]:
-    prompt, whole = needle_tokens(one, template, cell)
+def _scored(one: OpenModel, template: ChatTemplate, cell: dict[str, Any]) -> dict[str, Any]:
+    prompt, whole = hide(one, template, cell).tokens(template)
     ((total, greedy),) = choice_scores(one, prompt, [whole])
-    return total, greedy
+    return {"log_probability": total, "found": greedy}
 
 
-def needle_tokens(one: OpenModel, template: ChatTemplate, cell: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """Return the tokens of a text with its question and the beginning of the answer, and the same with the key.
+def _written(one: OpenModel, template: ChatTemplate, cell: dict[str, Any]) -> dict[str, Any]:
+    hidden = hide(one, template, cell)
+    asked = {"raw": False, "messages": [Message(role="user", content=hidden.said)], "max_tokens": NEEDLE_ANSWER}
+    text = written_answer(template, one, asked)
+    return {"found": is_said(hidden.key, text), "text": text}
+
+
+def is_said(key: str, text: str) -> bool:
+    """Whether a number stands in a text, on its own and not within a longer one."""
+    return re.search(rf"(?<!\d){key}(?!\d)", text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A needle in its text.
 
     Args:
-        one: Whose tokens.
+        said: The text, and the question after it.
+        answer: The right answer, which ends in the number.
+        key: The number.
+    """
+
+    said: str
+    answer: str
+    key: str
+
+    def tokens(self, template: ChatTemplate) -> tuple[list[int], list[int]]:
+        """Return the tokens of text, question and the beginning of the answer, and the same with the number."""
+        said = Message(role="user", content=self.said)
+        begun = Message(role="assistant", content=self.answer.removesuffix(self.key).rstrip())
+        full = Message(role="assistant", content=self.answer)
+        return (
+            template.prompt([said, begun], continue_last=True).tokens,
+            template.prompt([said, full], continue_last=True).tokens,
+        )
+
+
+def hide(one: OpenModel, template: ChatTemplate, cell: dict[str, Any]) -> Hidden:
+    """Return a needle in a text of everyday sentences.
+
+    Args:
+        one: Whose tokens are counted.
         template: Its chat template.
         cell: `length` in tokens of the whole, `depth` from 0 to 1, `seed`, and how many other keys are `others`.
 
@@ -88,16 +128,10 @@ def needle_tokens(one: OpenModel, template: ChatTemplate, cell: dict[str, Any]) 
     needle = (SAYS_ONE if several else SAYS).format(**names)
     others = [SAYS_ONE.format(thing=thing, key=key) for thing, key in zip(things[1:], keys[1:], strict=True)]
 
-    def tokens(sentences: list[str]) -> tuple[list[int], list[int]]:
-        said = Message(role="user", content=f"{' '.join(sentences)}\n\n{asks}")
-        begun = Message(role="assistant", content=answer.removesuffix(keys[0]).rstrip())
-        full = Message(role="assistant", content=answer)
-        return (
-            template.prompt([said, begun], continue_last=True).tokens,
-            template.prompt([said, full], continue_last=True).tokens,
-        )
+    def hidden(sentences: list[str]) -> Hidden:
+        return Hidden(f"{' '.join(sentences)}\n\n{asks}", answer, keys[0])
 
-    bare = len(tokens([needle, *others])[1])
+    bare = len(hidden([needle, *others]).tokens(template)[1])
     if bare > cell["length"]:
         raise BadValue(
             f"A needle and its question take {bare} tokens, more than the length {cell['length']}",
@@ -115,4 +149,4 @@ def needle_tokens(one: OpenModel, template: ChatTemplate, cell: dict[str, Any]) 
     for other, place in sorted(zip(others, places, strict=True), key=lambda pair: -pair[1]):
         sentences.insert(round(place * len(sentences)), other)
     sentences.insert(round(cell["depth"] * len(sentences)), needle)
-    return tokens(sentences)
+    return hidden(sentences)

@@ -7,7 +7,7 @@ from html import escape
 
 from localknobs.evaluate.picture import HEAT, svg_panels
 from localknobs.evaluate.results import ModelResult, Report
-from localknobs.evaluate.tables import Table, tables_of
+from localknobs.evaluate.tables import Table, needle_texts, tables_of
 from localknobs.units import time_text
 
 _STYLE = """
@@ -116,11 +116,9 @@ def _heat_map(model: ModelResult) -> list[str]:
             if cell is None:
                 row += "<td></td>"
                 continue
-            row += (
-                f'<td style="background:{_heat(cell.share.value)}" '
-                f'title="log-probability {cell.log_probability:.2f}">{cell.share.right}/{cell.share.count}<br>'
-                f"<small>{cell.log_probability:.2f}</small></td>"
-            )
+            right, *below = needle_texts(cell)
+            small = "".join(f"<br><small>{text}</small>" for text in below)
+            row += f'<td style="background:{_heat(cell.share.value)}">{right}{small}</td>'
         parts.append(row + "</tr>")
     return [*parts, "</table></div>"]
 

@@ -96,8 +96,8 @@ class NeedleCell:
     Args:
         length: Tokens of the whole prompt.
         depth: Where the needle is, 0 for the beginning, 1 for the end.
-        share: Of needles whose every digit was the likeliest.
-        log_probability: Mean over the needles, of the whole key, in nats.
+        share: Of needles that were found, see `NeedleResult`.
+        log_probability: Mean over the needles, of the whole key, in nats; no number where answers were written.
     """
 
     length: int
@@ -108,11 +108,19 @@ class NeedleCell:
 
 @dataclass(frozen=True, slots=True)
 class NeedleResult:
-    """A grid of needles; cells by length, then depth."""
+    """A grid of needles.
+
+    Args:
+        share: Of all.
+        cells: By length, then depth.
+        paired: Against the parent.
+        mode: How it was told whether a needle was found, a key of `NEEDLE_MODES`.
+    """
 
     share: Share
     cells: tuple[NeedleCell, ...]
     paired: Paired | None
+    mode: str = "logprob"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,16 @@ from localknobs.engine.adapter_files import check_adapters, read_adapters
 from localknobs.engine.checks import plan_context
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadValue
-from localknobs.evaluate.config import AGAINST_PARENT, LEAST_CHUNK, MOST_CHUNK, SUITES, EvalConfig, Variant
+from localknobs.evaluate.config import (
+    AGAINST_PARENT,
+    LEAST_CHUNK,
+    MOST_CHUNK,
+    NEEDLE_ANSWER,
+    NEEDLE_MODES,
+    SUITES,
+    EvalConfig,
+    Variant,
+)
 from localknobs.evaluate.results import ModelResult, Report
 from localknobs.evaluate.session import Session
 from localknobs.evaluate.stages import GENERATED_TOKENS, PROMPT_TOKENS, Found, Stages, shipped_text
@@ -75,11 +84,15 @@ class EvalPlan:
         """Every needle of the grid, in a seeded order, so that the first of them cover the grid."""
         config = self.config
         context = self.context
-        lengths = config.needle_lengths or (context // 8, context // 4, context // 2, context - 16)
+        written = config.needle_mode == "generate"
+        whole = context - 16 - NEEDLE_ANSWER * written
+        lengths = config.needle_lengths or (context // 8, context // 4, context // 2, whole)
+        mode = "/generate" if written else ""
         cells = [
             {
-                "cell": f"{length}/{depth:.3f}/{number}/{config.needle_others}/{config.seed}", "length": length,
+                "cell": f"{length}/{depth:.3f}/{number}/{config.needle_others}/{config.seed}{mode}", "length": length,
                 "depth": depth, "others": config.needle_others, "seed": f"{config.seed}/{length}/{depth:.3f}/{number}",
+                "mode": config.needle_mode,
             }
             for length in lengths
             for depth in np.linspace(0, 1, config.needle_depths).tolist()
@@ -108,7 +121,9 @@ def plan_eval(config: EvalConfig) -> EvalPlan:
     context = max((variant.settings.n_ctx for _, variant in variants), default=0) or min(trained, MOST_CONTEXT)
     long = {"tasks", "needle", "position", "forgetting"} & set(config.suites)
     for number, variant in variants:
-        largest = max(config.chunk_tokens, context if long else 0, *config.needle_lengths, config.position_tokens)
+        answer = NEEDLE_ANSWER if config.needle_mode == "generate" else 0
+        needles = (length + answer for length in config.needle_lengths)
+        largest = max(config.chunk_tokens, context if long else 0, *needles, config.position_tokens)
         plan_context(headers[number], replace(variant.settings, n_ctx=largest))
         check_adapters(read_adapters(variant.settings), headers[number], variant.settings)
     text = config.text or shipped_text()
@@ -144,6 +159,8 @@ def _check(config: EvalConfig) -> None:
         raise BadValue(
             "The needles' grid is out of range", "It takes 1 to 101 depths, 1 to 100 needles a cell, 0 to 7 other keys."
         )
+    if config.needle_mode not in NEEDLE_MODES:
+        raise BadValue(f"There is no needle mode {config.needle_mode!r}", f"There are {', '.join(NEEDLE_MODES)}.")
     if any(not 32 <= length <= 16_777_216 for length in config.needle_lengths):
         raise BadValue("A needle's text cannot be as short or long", "Lengths are 32 tokens and more.")
 
@@ -250,7 +267,9 @@ def _result(plan: EvalPlan, number: int, found: Found, bill: Bill) -> ModelResul
     if found.needles:
         result = replace(
             result,
-            needle=needle_result(plan.needle_cells, found.needles[number], found.needles[0] if base else None),
+            needle=needle_result(
+                plan.needle_cells, found.needles[number], found.needles[0] if base else None, plan.config.needle_mode
+            ),
         )
     if found.position:
         kls = found.position.kls.get(number)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from localknobs.engine import probe
 from localknobs.engine.adapter_files import read_adapters
 from localknobs.errors import EngineDied
-from localknobs.evaluate.config import TIME_SHARES, Variant
+from localknobs.evaluate.config import NEEDLE_ANSWER, TIME_SHARES, Variant
 from localknobs.evaluate.results import StageTime
 from localknobs.evaluate.session import Clock, Session
 from localknobs.evaluate.store import file_mark
@@ -145,6 +145,7 @@ class Stages:
     def _find_needles(self, found: Found) -> Job[None]:
         cells = self._plan.needle_cells
         longest = max(cell["length"] for cell in cells)
+        longest += NEEDLE_ANSWER if self._config.needle_mode == "generate" else 0
         work = UnitPass("needle", cells, "cell", "looking for needles with", "needles", longest)
         found.needles = yield from work_through(
             self._session, self._config, self._plan.variants, self._marks, work, self._clock

@@ -71,24 +71,27 @@ def task_results(items: Sequence[Item], records: Records, base: Records | None) 
     return tuple(found)
 
 
-def needle_result(cells: Sequence[Mapping[str, Any]], records: Records, base: Records | None) -> NeedleResult:
+def needle_result(
+    cells: Sequence[Mapping[str, Any]], records: Records, base: Records | None, mode: str = "logprob"
+) -> NeedleResult:
     """Return the grid of a model.
 
     Args:
         cells: What was asked for, one a needle.
         records: A model's, by cell key.
         base: The parent's.
+        mode: How it was told whether a needle was found.
     """
     asked = [cell for cell in cells if cell["cell"] in records]
     places = dict.fromkeys((cell["length"], cell["depth"]) for cell in asked)
     found = []
     for length, depth in sorted(places):
         there = [records[cell["cell"]] for cell in asked if (cell["length"], cell["depth"]) == (length, depth)]
-        mean = sum(record["log_probability"] for record in there) / len(there)
+        mean = sum(record.get("log_probability", math.nan) for record in there) / len(there)
         found.append(NeedleCell(length, depth, share_of([record["found"] for record in there]), mean))
     right = [records[cell["cell"]]["found"] for cell in asked]
     before = [base[cell["cell"]]["found"] for cell in asked] if base is not None else None
-    return NeedleResult(share_of(right), tuple(found), paired(before, right) if before is not None else None)
+    return NeedleResult(share_of(right), tuple(found), paired(before, right) if before is not None else None, mode)
 
 
 def by_position(surprises: Sequence[Floats], kls: Sequence[Floats] | None) -> tuple[PositionBucket, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from localknobs.evaluate.results import ModelResult, Paired, Report, Share
+from localknobs.evaluate.results import ModelResult, NeedleCell, Paired, Report, Share
 from localknobs.evaluate.statistics import Estimate, mcnemar
 from localknobs.units import size_text
 
@@ -234,6 +234,19 @@ def _forgetting(report: Report) -> Table | None:
     )  # fmt: skip
 
 
+NEEDLES_FOUND = {
+    "logprob": "each of its digits is the likeliest, and the mean log-probability of the whole number in nats (0 is "
+    "certain).",
+    "generate": "it stands in the answer that the model wrote at temperature 0.",
+}
+
+
+def needle_texts(cell: NeedleCell) -> tuple[str, ...]:
+    """Return how many of a cell's needles were found, and the log-probability where there is one."""
+    found = f"{cell.share.right}/{cell.share.count}"
+    return (found, f"{cell.log_probability:.2f}") if math.isfinite(cell.log_probability) else (found,)
+
+
 def _needles(report: Report) -> Table | None:
     models = [model for model in report.models if model.needle]
     if not models:
@@ -248,14 +261,13 @@ def _needles(report: Report) -> Table | None:
             cells = {cell.length: cell for cell in model.needle.cells if cell.depth == depth}
             rows.append((
                 model.label if depth == 0 else "", f"{depth:.0%}",
-                *(f"{cells[length].share.right}/{cells[length].share.count}  {cells[length].log_probability:.2f}"
-                  if length in cells else "" for length in lengths),
+                *("  ".join(needle_texts(cells[length])) if length in cells else "" for length in lengths),
             ))  # fmt: skip
         changed = f"; against {report.base} {paired_text(model.needle.paired)}" if model.needle.paired else ""
         rows.append(("", "all", share_text(model.needle.share) + changed, *("" for _ in lengths[1:])))
     about = (
-        "A number said once in a text of that many tokens, at that depth (0% is the beginning): found when each of its "
-        "digits is the likeliest, and the mean log-probability of the whole number in nats (0 is certain).",
+        "A number said once in a text of that many tokens, at that depth (0% is the beginning): found when "
+        + NEEDLES_FOUND[first.mode],
     )
     return Table("Needles", "needle", ("model", "depth", *(f"{length:,}" for length in lengths)), tuple(rows), about)
 

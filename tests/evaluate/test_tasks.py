@@ -10,8 +10,9 @@ import pytest
 from evaluations import config_of, measure, raw_logits
 from random_model import TURN_END, byte_tokens, nudged, write_random_model, write_scripted_model, written_tokens
 
-from localknobs.errors import BadFile, ContextFull, NotFound
+from localknobs.errors import BadFile, BadValue, ContextFull, NotFound
 from localknobs.evaluate.config import SHIPPED
+from localknobs.evaluate.haystack import is_said
 from localknobs.evaluate.run import plan_eval
 from localknobs.evaluate.tasks import is_right, read_suite
 
@@ -171,6 +172,32 @@ def test_needles_stand_at_their_depth_in_a_text_of_that_length(tmp_path):
 def test_the_built_in_model_finds_needles(built_in):
     report = measure([built_in], suites=("needle",), needle_lengths=(200,), needle_depths=2, needles=2)
     assert report.models[0].needle.share.right == 4
+
+
+def test_needles_are_found_in_what_the_model_writes(built_in, tmp_path):
+    fields = dict(suites=("needle",), needle_lengths=(200, 300), needle_depths=2, needles=2, needle_mode="generate")
+    found = measure([built_in], **fields).models[0].needle
+    assert found.mode == "generate" and found.share.count == 8 and found.share.right >= 6
+    assert all(math.isnan(cell.log_probability) for cell in found.cells)
+    scored = measure([built_in], **{**fields, "needle_mode": "logprob"}).models[0].needle
+    assert scored.mode == "logprob" and all(cell.log_probability < 0 for cell in scored.cells), "kept apart"
+    chance = write_random_model(tmp_path / "model.gguf", context=512)
+    assert measure([chance], **fields).models[0].needle.share.right == 0
+
+
+def test_a_written_needle_is_the_number_itself():
+    assert is_said("12345", "It is 12345.") and is_said("12345", "12345")
+    assert not is_said("12345", "It is 123456.") and not is_said("12345", "912345") and not is_said("12345", "12 345")
+
+
+def test_the_longest_written_needle_leaves_room_for_the_answer(tmp_path):
+    model = write_random_model(tmp_path / "model.gguf", context=512)
+    fields = dict(suites=("needle",), needle_depths=1, needles=1, needle_lengths=(), needle_mode="generate")
+    cells = plan_eval(config_of([model], **fields)).needle_cells
+    assert max(cell["length"] for cell in cells) == 512 - 16 - 48
+    assert measure([model], **{**fields, "needle_lengths": (448,)}).models[0].needle.share.count == 1
+    with pytest.raises(BadValue, match="no needle mode 'guess'"):
+        plan_eval(config_of([model], **{**fields, "needle_mode": "guess"}))
 
 
 def test_perplexity_by_place_covers_the_whole_context(tmp_path):

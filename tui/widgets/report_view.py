@@ -14,7 +14,7 @@ from localknobs.evaluate.chart_text import drawn
 from localknobs.evaluate.page import command_of, facts_of
 from localknobs.evaluate.pareto import chart_of
 from localknobs.evaluate.results import ModelResult, Report
-from localknobs.evaluate.tables import Table, tables_of
+from localknobs.evaluate.tables import Table, needle_texts, tables_of
 from localknobs.terminal_text import cells, printable, shortened_in_the_middle
 from localknobs.tui.widgets.list_table import ListTable
 from localknobs.tui.widgets.plot import Line, Picture, Plot
@@ -231,7 +231,7 @@ def _heat_map(model: ModelResult, colours: list[str]) -> Text:
                 text.append(" " * 15)
                 continue
             colour = colours[min(2, int(3 * cell.share.value))]
-            shown = f"{cell.share.right}/{cell.share.count} {cell.log_probability:.2f}"
+            shown = " ".join(needle_texts(cell))
             text.append(f"{shown:^14}", Style(bgcolor=colour))
             text.append(" ")
         text.append("\n")
