@@ -230,7 +230,7 @@ def _next_commands(plan: TunePlan, result: TuneResult) -> list[str]:
     if result.base_file:
         file = shlex.quote(str(result.base_file))
         return [
-            f"It goes with the file it was trained over: localknobs chat {file} --lora {gguf}",
+            f"It goes with {file}, over which it was trained.",
             f"To chat with it: localknobs chat {file} --lora {folder}",
             f"To measure it: localknobs eval {shlex.quote(f'{file} --lora {gguf}')} {file}",
         ]
