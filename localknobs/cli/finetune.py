@@ -179,6 +179,7 @@ def _show_data(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
         ("duplicates", f"{plan.duplicates:,}"),
         ("cut", f"{data['cut']:,}" + (f", the first at line {data['cut_line']:,}" if data["cut"] else "")),
         ("steps", f"{data['steps']:,}"),
+        ("time", f"about {time_text(data['seconds'])} for steps and looks, by two steps with one and two layers"),
     ]))  # fmt: skip
     print("\nOne example as the model sees it; what is learned stands in «»:\n")
     print(printable("".join(f"«{text}»" if learned else text for text, learned in data["shown"])))

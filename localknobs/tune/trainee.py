@@ -27,7 +27,7 @@ def load_trainee(order: Mapping[str, Any]) -> tuple[Any, str]:
 
     Args:
         order: `base`, `gguf`, `method`, `nf4`, `rank`, `alpha`, `dropout`, `rslora`, `dora`, `modules`,
-            `checkpointing`, `seed`, `threads`.
+            `checkpointing`, `seed`, `threads`; `layers` to try with so many of them, and any weights.
 
     Raises:
         BadFile: transformers or peft cannot load it; with the reason.
@@ -61,16 +61,19 @@ def _with_adapter(order: Mapping[str, Any], device: str, dtype: Any) -> Any:
         r=order["rank"], lora_alpha=order["alpha"], lora_dropout=order["dropout"], use_rslora=order["rslora"],
         use_dora=order["dora"], target_modules=list(order["modules"]), bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
-    if order["gguf"]:
+    layers = order.get("layers", 0)
+    if order["gguf"] and Path(order["gguf"]).is_file():
         from localknobs.convert.torch_gguf import load_gguf_model
 
-        base = load_gguf_model(Path(order["base"]), Path(order["gguf"]), dtype=dtype, device=device)
+        base = load_gguf_model(Path(order["base"]), Path(order["gguf"]), dtype=dtype, device=device, layers=layers)
+    elif layers:
+        base = _with_any_weights(order["base"], dtype, layers)
     elif order["nf4"]:
         base = _in_nf4(order["base"], dtype)
     else:
         base = _from_checkpoint(order["base"], dtype)
     trainee: Any = get_peft_model(base, adapter)
-    return trainee if order["nf4"] else trainee.to(device)
+    return trainee if order["nf4"] and not layers else trainee.to(device)
 
 
 def _in_nf4(folder: str, dtype: Any) -> Any:
@@ -91,7 +94,10 @@ def _whole_model(order: Mapping[str, Any], device: str) -> Any:
     """Return the model in float32, all of it to be trained: small steps would be lost in 16 bits."""
     import torch
 
-    trainee = _from_checkpoint(order["base"], torch.float32).to(device)
+    if layers := order.get("layers", 0):
+        trainee = _with_any_weights(order["base"], torch.float32, layers).to(device)
+    else:
+        trainee = _from_checkpoint(order["base"], torch.float32).to(device)
     if device == "cuda" and torch.cuda.is_bf16_supported():
         trainee.forward = torch.autocast("cuda", dtype=torch.bfloat16)(trainee.forward)
     return trainee
@@ -104,6 +110,18 @@ def _from_checkpoint(folder: str, dtype: Any, **more: Any) -> Any:
         folder, dtype=dtype, trust_remote_code=False, local_files_only=True, **more
     )
     return model
+
+
+def _with_any_weights(folder: str, dtype: Any, layers: int) -> Any:
+    """Return the model of a checkpoint's config, cut down to some layers, with weights of chance."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    make: Any = AutoModelForCausalLM.from_config
+    return make(config, trust_remote_code=False, dtype=dtype)
 
 
 def save_trained(trainee: Any, order: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from localknobs.tune.curves import CurveLog
 from localknobs.tune.encode import Encoded, Encoder, load_tokenizer
 from localknobs.tune.packing import check_packing
 from localknobs.tune.ranks import Ranks
+from localknobs.tune.timing import estimated_seconds
 from localknobs.tune.trainee import load_trainee, save_trained, seed_again
 from localknobs.tune.training import Material, Training
 
@@ -54,6 +55,9 @@ def _run(order: dict[str, Any], say: Say) -> None:
     held_out = _encoded(encoder, order["held_out"])
     look = _data_look(tokenizer, learn, held_out)
     steps = _steps(order, len(learn))
+    if order["look_only"]:
+        read = sum(len(example.tokens) for example in held_out) + GENERAL_TOKENS * bool(order["general"])
+        look["seconds"] = estimated_seconds(order, learn, read, steps) if learn else 0.0
     say({"data": {**look, "steps": steps}})
     if order["look_only"]:
         return

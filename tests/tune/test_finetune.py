@@ -190,6 +190,7 @@ def test_the_data_is_shown_as_the_model_sees_it(base, tmp_path):
     result = drain(look_at_data(plan_finetune(tiny_config(base, tmp_path))))
     learned = "".join(text for text, counts in result.data["shown"] if counts)
     rest = "".join(text for text, counts in result.data["shown"] if not counts)
+    assert result.data["seconds"] > 0, "timed with one and two layers"
     assert learned.startswith("it is ") and learned.endswith("<|im_end|>")
     assert rest.startswith("<|startoftext|><|im_start|>user\nsay ")
     cut = drain(look_at_data(plan_finetune(tiny_config(base, tmp_path, knobs={"seq_length": 12}))))
