@@ -58,6 +58,11 @@ def conversations_folder() -> Path:
     return data_folder() / "conversations"
 
 
+def votes_file() -> Path:
+    """Which of two answers was better, vote by vote."""
+    return data_folder() / "votes.jsonl"
+
+
 def parked_cache_file(conversation: str) -> Path:
     """Where the key-value cache of a conversation is put aside; the name from outside becomes no path."""
     import hashlib  # not needed by --help

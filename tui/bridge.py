@@ -40,37 +40,27 @@ Piece = str | SamplerChanged | Noted | TokensScored | ContextDropped
 """What an answer brings, in order: text, changed knobs, notes, how sure the model was, what the context dropped."""
 
 
-class Answer:
-    """An answer being written: the engine's thread puts in what comes, the screen takes it out.
-
-    Args:
-        conversation: Where it belongs, also when another one is shown meanwhile.
-        node: Its message; None until its first text came.
+class Growing:
+    """A text being written: the engine's thread puts in what comes, the screen takes it out.
 
     Attributes:
-        begun_with: Text of the message before this answer, which continues it; empty for a new one.
-        model: Name of the model that writes it.
-        adapters: Those that act on it, as `FILE:SCALE`.
         stop_asked: Whether the user wants it stopped, also before its first token.
-        unsaved: Whether the disk refused to take a part of it, which was said once.
         last: The newest text event: counts and speed.
         first_text_s: Seconds until the first text came, as the reader sees it; 0 before.
     """
 
-    def __init__(self, conversation: Conversation, model: str, node: Node | None = None) -> None:
-        self.conversation = conversation
-        self.model = model
-        self.adapters: tuple[str, ...] = ()
-        self.node = node
-        self.begun_with = node.text if node else ""
+    def __init__(self) -> None:
         self.stop_asked = False
-        self.unsaved = False
         self.last: TextArrived | None = None
         self.first_text_s = 0.0
         self._began = monotonic()
         self._lock = threading.Lock()
         self._pieces: list[Piece] = []
         self._told = False
+
+    def begin(self) -> None:
+        """Its time counts from now on."""
+        self._began = monotonic()
 
     def put(self, piece: Piece | TextArrived) -> bool:
         """Add what came; return whether the screen must be told of it, which it then is once until it has taken all."""
@@ -91,6 +81,30 @@ class Answer:
             pieces, self._pieces = self._pieces, []
             self._told = bool(pieces)
             return pieces
+
+
+class Answer(Growing):
+    """An answer of the chat being written.
+
+    Args:
+        conversation: Where it belongs, also when another one is shown meanwhile.
+        node: Its message; None until its first text came.
+
+    Attributes:
+        begun_with: Text of the message before this answer, which continues it; empty for a new one.
+        model: Name of the model that writes it.
+        adapters: Those that act on it, as `FILE:SCALE`.
+        unsaved: Whether the disk refused to take a part of it, which was said once.
+    """
+
+    def __init__(self, conversation: Conversation, model: str, node: Node | None = None) -> None:
+        super().__init__()
+        self.conversation = conversation
+        self.model = model
+        self.adapters: tuple[str, ...] = ()
+        self.node = node
+        self.begun_with = node.text if node else ""
+        self.unsaved = False
 
 
 @dataclass

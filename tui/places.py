@@ -34,5 +34,6 @@ PLACES: tuple[Place, ...] = (
     ),
     Place("diagnose", "Diagnose", "Alt+S", "from what you see to the first lever, probed here", ("diagnose",)),
     Place("levers", "Cards", "F10", "every lever and knob: what it does, costs, and did here"),
+    Place("ab", "A/B", "Alt+V", "two models or settings answer the same prompt; vote, blind if wished"),
     Place("jobs", "Jobs", "Alt+J", "what runs and what ran: how far, what it made, stop it"),
 )

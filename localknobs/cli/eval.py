@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from localknobs.cli.flags import Parser, add_knob_flags, chosen
+from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import note, print_json, table
 from localknobs.cli.progress import run_job
 from localknobs.cli.remembering import command_line, remember
-from localknobs.errors import BadValue, LocalknobsError, NotFound
+from localknobs.errors import LocalknobsError
 from localknobs.knobs import Value
-from localknobs.library import find_model
 from localknobs.units import time_text
 
 if TYPE_CHECKING:
@@ -173,33 +171,10 @@ def _keep_on_cards(config: EvalConfig, report: Report) -> None:
             note(str(error))
 
 
-class _QuotedFlags(Parser):
-    """Reads the flags of one model, and complains as of a value."""
-
-    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Raise the complaint; `--help` among them is one too."""
-        what = (message or f"{self.prog}: Flags of a model are loading knobs, such as -c 2048").strip()
-        raise BadValue(what.rstrip("."), "`localknobs eval --help` lists them under loading knobs.")
-
-
 def _variant(text: str, common: dict[str, Value]) -> Variant:
     """Return the model that a word names: a model, or a model with loading flags of its own."""
-    from localknobs.engine.settings import LoadSettings
     from localknobs.evaluate.config import Variant
+    from localknobs.evaluate.model_words import read_model_words
 
-    flags = ""
-    own: dict[str, Value] = {}
-    try:
-        path = find_model(text)
-    except NotFound:
-        name, _, rest = text.partition(" -")
-        if not rest:
-            raise
-        path, flags = find_model(name.strip()), f"-{rest}"
-        parser = _QuotedFlags(name.strip())
-        add_knob_flags(parser, "loading")
-        own = chosen(parser.parse_args(shlex.split(flags)), "loading")
-        text = name.strip()
-    label = path.stem if text != "built-in" else text
-    settings = LoadSettings(model=path, **{**common, **own})  # type: ignore[arg-type]
-    return Variant(f"{label} {flags}".strip(), settings, flags)
+    words = read_model_words(text)
+    return Variant(words.label, words.settings(common), words.flags)

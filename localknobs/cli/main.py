@@ -34,6 +34,7 @@ VERBS = {
     "quantize": "make a smaller file of a model, or several in one pass",
     "verify": "prove that a GGUF file is the model of its checkpoint",
     "eval": "measure models, and what a change did to them, in one report",
+    "ab": "let two models or settings answer the same prompt, and count the votes",
     "reports": "list the reports of eval, print one again, or write it to a file",
     "diagnose": "from a symptom to the first lever, after a cheap probe on the model",
     "redo": "make a file again, as its card says, and compare",

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localknobs.cli.output import facts, heading, note, print_json, table
 from localknobs.engine.checks import cache_bytes_per_token
@@ -18,7 +18,11 @@ from localknobs.gguf_info import ArrayInfo, Header, TensorInfo, check_is_model, 
 from localknobs.knobs import knob
 from localknobs.ledger import read_card
 from localknobs.library import BUILT_IN, SOURCES, ModelEntry, find_entry, find_model
+from localknobs.paths import votes_file
 from localknobs.units import count_text, size_text, time_text
+
+if TYPE_CHECKING:
+    from localknobs.ab.votes import Tally
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -78,6 +82,7 @@ def run(options: Namespace) -> int:
         print("\n" + heading("recommended sampling (--preset model)"))
         print(facts((f"  {name}", knob(name).show(value)) for name, value in sampling.items()))
     _print_card(header.path)
+    _print_votes(header.path)
     if options.tensors:
         rows = [(one.name, _shape(one), one.type_name, size_text(one.size_bytes)) for one in file.tensors]
         print("\n" + table(("TENSOR", "SHAPE", "TYPE", "SIZE"), rows, right=(1, 3)))
@@ -101,6 +106,28 @@ def _print_card(path: Path) -> None:
         ("  with", ", ".join(f"{name} {number}" for name, number in card.versions.items())),
         *(("  measured", measured_text(one)) for one in card.measurements),
     ]))  # fmt: skip
+
+
+def _votes(path: Path) -> list[Tally]:
+    """Return what votes say of a file against others; of most files there are none, and nothing heavy is imported."""
+    if not votes_file().is_file():
+        return []
+    from localknobs.ab.votes import tallies
+    from localknobs.ledger import fingerprint
+
+    return tallies(fingerprint(path))
+
+
+def _print_votes(path: Path) -> None:
+    """Print what votes of the A/B chat say of a file."""
+    found = _votes(path)
+    if found:
+        print("\n" + heading("votes (`localknobs ab`)"))
+        lines = []
+        for tally in found:
+            lines.append((f"  {tally.a.flags or 'as it is'}", f"against {tally.b.label}"))
+            lines.append(("", tally.text("this", "that")))
+        print(facts(lines))
 
 
 def measured_text(measurement: Mapping[str, Any]) -> str:
@@ -224,6 +251,8 @@ def _document(file: _File, with_tensors: bool) -> dict[str, Any]:
     }  # fmt: skip
     with contextlib.suppress(LocalknobsError):
         document["card"] = asdict(read_card(header.path))
+    if votes := _votes(header.path):
+        document["votes"] = [tally.as_mapping() for tally in votes]
     if with_tensors:
         document["tensors"] = [
             {"name": one.name, "shape": one.shape, "type": one.type_name, "size_bytes": one.size_bytes}

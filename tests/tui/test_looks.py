@@ -14,17 +14,18 @@ from textual.message import Message
 from textual.widgets import Static
 
 from localknobs import jobs
+from localknobs.ab.price import BothBills
 from localknobs.engine import SamplerChanged, TokensScored
 from localknobs.engine.adapter_rack import AdapterRack, RackRow
 from localknobs.fit.bill import Bill, DeviceBill
 from localknobs.knobs import Value
 from localknobs.library import Listing, ModelEntry
-from localknobs.tui import works
+from localknobs.tui import contest, works
 from localknobs.tui.app import LocalknobsApp
 from localknobs.tui.downloads import Download
 from localknobs.tui.pricing import Advised, Priced
-from localknobs.tui.screens import measure, models
-from localknobs.tui.widgets import candidates, memory_bill, report_view
+from localknobs.tui.screens import ab, measure, models
+from localknobs.tui.widgets import candidates, memory_bill, report_view, side_setup
 from localknobs.tui.widgets.adapter_rows import AdapterRow
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.fit_bar import FitBar
@@ -267,3 +268,62 @@ def test_diagnose(snap_compare, scripted, size):
         await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+@pytest.fixture
+def sides(scripted, monkeypatch):
+    """Two scripted sides, priced at once; seed and order are not drawn."""
+    half = Bill((DeviceBill("RAM", 22 * GIB, 4 * GIB, GIB),), 1024, "planned")
+    monkeypatch.setattr(contest, "load", scripted.load)
+    for module in (contest, side_setup):
+        monkeypatch.setattr(module, "price_sides", lambda sides: BothBills((half, half)))
+    monkeypatch.setattr(ab, "drawn_seed", lambda: 42)
+    monkeypatch.setattr(ab, "drawn_order", lambda: (1, 0))
+    return scripted
+
+
+def alone() -> LocalknobsApp:
+    app = LocalknobsApp()
+    app.get_default_screen = ab.ABScreen  # type: ignore[assignment]
+    return app
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_ab_setup(snap_compare, sides, size):
+    async def before(pilot: Any) -> None:
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.query(".price"))
+        await until(pilot, lambda: "together" in str(screen.query_one(".price", Static).render()), seconds=20)
+        screen.query_one("#side-b").cursor_blink = False
+        await pilot.pause()
+
+    assert snap_compare(alone(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_ab_blind(snap_compare, sides, size):
+    """One prompt that was voted on, and one that waits for its vote."""
+
+    async def before(pilot: Any) -> None:
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.query("#side-b"))
+        screen.query_one("#side-b").value = "built-in -ctk q4_0 -ctv q4_0"
+        await pilot.press("ctrl+l", "f4")
+        await until(pilot, lambda: screen._ready and len(sides.engines) == 2)
+        screen.query_one(Composer).cursor_blink = False
+        answers = (ANSWER, "I know that a low temperature keeps to the likeliest words.")
+        for prompt, key in (("what do you know", "left"), ("tell me more", "")):
+            screen.query_one(Composer).text = prompt
+            screen.query_one(Composer).focus()
+            await pilot.press("enter")
+            for engine, text in zip(sides.engines, answers, strict=True):
+                engine.answer(text)
+            await until(pilot, lambda: screen.has_class("-voting"))
+            if key:
+                await pilot.press(key)
+                await until(pilot, lambda: screen.query_one("#tally").display and not screen.has_class("-voting"))
+        turn, turns = screen._turn, screen._turns
+        await until(pilot, lambda: 0 < turn.size.height <= turns.size.height or turn.region.y >= turns.region.y)
+        await pilot.pause()
+
+    assert snap_compare(alone(), terminal_size=size, run_before=before)

@@ -75,6 +75,26 @@ class Dialogs(ModelScreen):
 
         self.app.push_screen(JobsScreen(), self._wished)
 
+    def action_ab(self) -> None:
+        """Let two models or settings answer the same prompt."""
+        from localknobs.tui.screens.ab import ABScreen
+
+        gave_room = False
+
+        def make_room() -> bool:
+            nonlocal gave_room
+            if self.answer or not self.bridge.ready:
+                return False
+            gave_room = True
+            self.bridge.close()
+            return True
+
+        def left(_nothing: None) -> None:
+            if gave_room:
+                self.use_model(self.wanted_name)
+
+        self.app.push_screen(ABScreen(self.wanted_name, make_room), left)
+
     def action_get(self) -> None:
         """Search the hub and fetch models."""
         from localknobs.tui.screens.get import GetScreen
