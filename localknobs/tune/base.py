@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ def _checkpoint_base(folder: Path, method: str, quantized: str, targets: str, ru
             _check_nf4()
             stored = int(linear * _NF4_BITS / 8) + 2 * (parameters - linear)
         else:
+            _no_experts(folder.name, opened.names())
             gguf = run_folder / f"base-{quantized}.gguf"
             plan = plan_quantize(QuantizeConfig(source=folder, outputs=((quantized, gguf),)))
             stored = plan.files[0].size_bytes
@@ -126,6 +127,7 @@ def _gguf_base(path: Path, checkpoint: Path | None, method: str, quantized: str,
     header = read_header(path)
     check_is_model(header)
     headers = [header, *(read_header(shard) for shard in shard_paths(header)[1:])]
+    _no_experts(path.name, (tensor.name for one in headers for tensor in one.tensors))
     outline = outline_of(headers)
     embedding = next((tensor for one in headers for tensor in one.tensors if tensor.name == "token_embd.weight"), None)
     if embedding is None:
@@ -143,6 +145,15 @@ def _gguf_base(path: Path, checkpoint: Path | None, method: str, quantized: str,
         parameters=sum(one.parameters for one in headers), stored_bytes=sum(one.tensor_bytes for one in headers),
         notes=(f"Config and tokenizer are taken from {told}.",),
     )  # fmt: skip
+
+
+def _no_experts(name: str, names: Iterable[str]) -> None:
+    """Refuse mixtures before any work: a file holds the experts of a layer in one tensor."""
+    if any("_exps." in tensor or ".experts." in tensor for tensor in names):
+        raise Unsupported(
+            f"{name} is a mixture of experts, which cannot be trained over a GGUF file yet",
+            "Train over the checkpoint: --method lora.",
+        )
 
 
 def _check_checkpoint(folder: Path, file: Path, settings: Mapping[str, int]) -> None:

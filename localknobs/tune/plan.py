@@ -22,8 +22,8 @@ from localknobs.tune.ranks import count_here
 from localknobs.units import size_text
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors")
-_SCRATCH_BYTES = 3 * 64 * 2**20
-"""Weights of a GGUF file that are numbers at once, in two types, and their product."""
+_SCRATCH_VALUES, _SCRATCH_BYTES = 2**24, 4 + 2
+"""Most weights of a GGUF file that are numbers at once, and the bytes of each: in float32, and in the card's type."""
 STATE = "training.pt"
 """Name of the file in the run's folder that a stopped run is taken up from."""
 
@@ -137,7 +137,11 @@ def _price(longest: int, recipe: Recipe, values: dict[str, Value], base: Base) -
 
     whole = base.method == "full"
     trained = sum(recipe.rank * (rows + columns) for rows, columns in base.modules.shapes)
-    frozen = base.stored_bytes + _SCRATCH_BYTES if base.stored_bytes else base.parameters * item_bytes
+    largest = max(
+        [setting("vocab_size") * setting("hidden_size"), *(rows * cols for rows, cols in base.modules.shapes)]
+    )
+    scratch = min(_SCRATCH_VALUES, largest) * _SCRATCH_BYTES
+    frozen = base.stored_bytes + scratch if base.stored_bytes else base.parameters * item_bytes
     cost = price(
         base=base.parameters * 4 if whole else frozen, trained=base.parameters if whole else trained,
         each=TRAINED_BYTES if whole else TRAINED_BYTES + 4,  # an adapter's own values are not the base's

@@ -4,10 +4,11 @@ import json
 
 import pytest
 from quantized_base import make_wide_base, quantized
+from shaped_models import Shape, write_shaped_model
 from tiny_training import tiny_config
 
 from localknobs.convert.adapter import open_adapter
-from localknobs.errors import BadValue, NotFound, Unsupported
+from localknobs.errors import BadValue, NotEnough, NotFound, Unsupported
 from localknobs.gguf_info import read_header
 from localknobs.gguf_info.base_mark import BASE_MARK, norms_mark
 from localknobs.jobs import Measured, Noted, drain
@@ -135,6 +136,24 @@ def test_what_does_not_go_together_is_refused(base, file, tmp_path, monkeypatch)
     refused(NotFound, "is no checkpoint", file, checkpoint=tmp_path / "none")
     other = make_wide_base(tmp_path / "other", num_hidden_layers=1)
     refused(BadValue, "has 1 as num_hidden_layers", file, checkpoint=other)
+    mixture = write_shaped_model(tmp_path / "mixture.gguf", Shape(experts=4))
+    assert "--method lora" in refused(Unsupported, "mixture of experts", mixture)
+    unknown = write_shaped_model(tmp_path / "unknown.gguf", Shape(family="mpt"))
+    refused(Unsupported, "The architecture mpt cannot be trained", unknown)
     monkeypatch.setattr("localknobs.tune.base.graphics_cards", list)
     assert "Q4_K_M" in refused(Unsupported, "NVIDIA", base, knobs={"method": "qlora", "quantize_base": "NF4"})
     assert "Did you mean q_proj?" in refused(BadValue, "no module 'q_prj'", file, knobs={"lora_targets": "q_prj"})
+
+
+def test_too_little_memory_is_an_error_before_any_work(base, file, tmp_path, monkeypatch):
+    monkeypatch.setattr("localknobs.tune.plan.graphics_cards", list)
+    taken = plan_finetune(tiny_config(file, tmp_path)).price
+    assert taken.base < 2 * file.stat().st_size + 6 * 3072 * 256, "the file and one piece of it"
+    monkeypatch.setattr("localknobs.tune.plan.available_memory_bytes", lambda: 2**20)
+    with pytest.raises(NotEnough, match="at least") as raised:
+        plan_finetune(tiny_config(file, tmp_path))
+    assert "--method qlora" not in raised.value.hint
+    with pytest.raises(NotEnough) as raised:
+        plan_finetune(tiny_config(base, tmp_path, knobs={"method": "full"}))
+    assert "--method qlora keeps the base in 4 bits" in raised.value.hint
+    assert not list(tmp_path.glob(".*")), "nothing was begun"
