@@ -85,6 +85,9 @@ def _main() -> int:
         data = text.encode("utf-8", "surrogatepass")
         room = (lib.llama_token * (len(data) + 8))()
         count = lib.llama_tokenize(vocabulary, data, len(data), room, len(room), False, special)
+        if count < 0:  # a space can take three byte tokens; what is needed is told as a negative number
+            room = (lib.llama_token * -count)()
+            count = lib.llama_tokenize(vocabulary, data, len(data), room, len(room), False, special)
         found.append(list(room[:count]))
     sys.stdout.write(json.dumps(found))
     sys.stdout.flush()

@@ -164,7 +164,7 @@ def _seconds(stage: str, units: int, plan: EvalPlan, past: Sequence[StageTime]) 
     alike = [
         (abs(math.log(time.parameters / parameters)), time.seconds / time.units / time.parameters)
         for time in past
-        if time.stage == stage and time.units > 0 and time.parameters > 0 and parameters > 0
+        if _work_of(time.stage) == _work_of(stage) and time.units > 0 and time.parameters > 0 and parameters > 0
     ]
     if not alike and UNITS[stage] == "tokens":
         here = processor_name()
@@ -175,6 +175,11 @@ def _seconds(stage: str, units: int, plan: EvalPlan, past: Sequence[StageTime]) 
         ]
     distance, cost = min(alike, default=(math.inf, 0.0), key=lambda pair: pair[0])
     return units * parameters * cost if distance <= math.log(ALIKE) else None
+
+
+def _work_of(stage: str) -> str:
+    """Return what a stage works at: general text is read as any other."""
+    return stage.removeprefix("general ")
 
 
 def _sum(seconds: Iterable[float | None]) -> float | None:

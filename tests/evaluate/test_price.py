@@ -10,6 +10,7 @@ from evaluations import config_of, measure
 from random_model import write_random_model
 
 from localknobs.cli.main import run
+from localknobs.engine.tokens import tokens_of
 from localknobs.errors import BadFile, BadValue
 from localknobs.evaluate.kept_reports import keep_report
 from localknobs.evaluate.price import price_of
@@ -36,6 +37,11 @@ def test_amounts_are_those_of_the_run(model):
     assert suites["needle"].amount == "2,400 tokens"
     assert not suites["speed"].chosen and suites["speed"].amount == "5 rounds"
     assert "parent" in suites["kld"].trouble and not suites["kld"].amount
+
+
+def test_a_text_that_has_more_tokens_than_bytes_is_counted_whole(model):
+    (tokens,) = tokens_of(model, [("a b " * 50, False)])
+    assert len(tokens) > 300, "a space is three byte tokens of this vocabulary"
 
 
 def test_times_are_known_once_something_was_measured_here(model):

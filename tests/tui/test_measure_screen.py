@@ -203,6 +203,22 @@ async def test_models_are_added_turned_into_the_parent_and_taken_off(opened, hom
         assert screen.form.models == ()
 
 
+async def test_suites_are_marked_one_after_another(opened, home, shelf):
+    async with opened() as (pilot, _chat):
+        screen = await measure(pilot, shelf / "some-Q8_0.gguf", home, ())
+        suites = screen.query_one(SelectionList)
+        suites.focus()
+        suites.highlighted = 0
+        await pilot.press("down", "down", "space", "down", "space", "down")
+        assert screen.form.suites == "tasks,forgetting" and suites.highlighted == 4
+        await planned(pilot, screen)
+        assert suites.highlighted == 4 and text(screen, "#note").startswith("needle: ")
+        assert "questions of all models together" not in text(screen, "#note")
+        await pilot.press("up", "up")
+        await until(pilot, lambda: text(screen, "#note").startswith("tasks: "))
+        assert "questions of all models" in text(screen, "#note")
+
+
 def test_the_fields_are_a_command_line_and_back():
     form = MeasureForm(("a.gguf", "b.gguf -ctk q8_0"), "base.gguf", "ppl,kld", "5", vram="8G", more="--chunk 64 -t 1")
     words = form.arguments()

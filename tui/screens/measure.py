@@ -15,7 +15,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Footer, Input, OptionList, SelectionList, Static
+from textual.widgets import Footer, Input, SelectionList, Static
 from textual.widgets.selection_list import Selection
 
 from localknobs.errors import BadValue, LocalknobsError
@@ -77,6 +77,7 @@ class MeasureScreen(Screen[None]):
         & #left { width: 1fr; border-right: vkey $surface-lighten-1; }
         & #right { width: 1fr; padding: 0 1; }
         & SelectionList { height: auto; max-height: 9; border: none; padding: 0; background: transparent; }
+        & SelectionList:focus { border: none; }
         & .label { color: $text-muted; height: 1; }
         & .field { height: 1; }
         & .field Static { width: 18; color: $text-muted; }
@@ -216,9 +217,9 @@ class MeasureScreen(Screen[None]):
         """Ask again what it would take."""
         self._changed()
 
-    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+    def on_selection_list_selection_highlighted(self, event: SelectionList.SelectionHighlighted[str]) -> None:
         """Say what the marked suite measures."""
-        self._say_suite(event.option_index)
+        self._say_suite(event.selection_index)
 
     def _say_suite(self, at: int | None) -> None:
         name = list(SUITES)[at or 0]
@@ -239,12 +240,13 @@ class MeasureScreen(Screen[None]):
         if self._pause:
             self._pause.stop()
         self._pause = self.set_timer(PLAN_PAUSE_S, self._make_plan)
-        suites = self.query_one(SelectionList)
+        suites, has_base = self.query_one(SelectionList), bool(self.query_one(Candidates).base)
+        marked = suites.highlighted
         for at, name in enumerate(SUITES):
-            if name in AGAINST_PARENT and not self.query_one(Candidates).base:
-                suites.disable_option_at_index(at)
-            else:
-                suites.enable_option_at_index(at)
+            possible = has_base or name not in AGAINST_PARENT
+            if possible == suites.get_option_at_index(at).disabled:
+                (suites.enable_option_at_index if possible else suites.disable_option_at_index)(at)
+        suites.highlighted = marked  # which the list forgets
         self._show_state()
 
     # ---- the plan -----------------------------------------------------------------------------
@@ -274,8 +276,10 @@ class MeasureScreen(Screen[None]):
         except ValueError:
             self._plan = None
         suites = self.query_one(SelectionList)
+        marked = suites.highlighted
         for at, name in enumerate(SUITES):
             suites.replace_option_prompt_at_index(at, _line(name, self._price_of(name)))
+        suites.highlighted = marked
         self._say_suite(suites.highlighted)
         self._show_state("" if self._plan else event.error or "This cannot be measured.")
 
