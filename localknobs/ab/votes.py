@@ -62,6 +62,7 @@ class Vote:
         answers: What they said, the first side's first.
         blind: Whether the names were hidden.
         left: Which side was shown left, `a` or `b`.
+        turn: Which prompt of the conversation it was, from 1; a later one was answered with those before in mind.
         when: ISO 8601 in UTC.
     """
 
@@ -73,15 +74,16 @@ class Vote:
     answers: tuple[str, str] = ("", "")
     blind: bool = False
     left: Literal["a", "b"] = "a"
+    turn: int = 1
     when: str = ""
 
     @property
     def turned(self) -> Vote:
         """The same vote with the sides exchanged."""
         other: Mapping[Choice, Choice] = {"a": "b", "b": "a"}
-        return Vote(
-            self.b, self.a, other.get(self.choice, self.choice), self.prompt, self.seed, self.answers[::-1], self.blind,
-            "b" if self.left == "a" else "a", self.when,
+        return replace(
+            self, a=self.b, b=self.a, choice=other.get(self.choice, self.choice), answers=self.answers[::-1],
+            left="b" if self.left == "a" else "a",
         )  # fmt: skip
 
 

@@ -214,7 +214,7 @@ async def test_votes_of_every_kind_are_counted_and_survive_a_restart(engines):
     async with alone() as (pilot, screen):
         await begin(pilot, B, A)  # the other way round
         assert "A 1, B 2, 1 tie, 1 both bad" in said(screen, "#tally")
-    assert tallies()[0].votes == 5
+    assert tallies()[0].votes == 5 and [vote.turn for vote in read_votes()] == [1, 2, 3, 4, 5]
 
 
 async def test_a_click_votes_too(engines):
@@ -286,7 +286,7 @@ async def test_too_little_memory_for_both_loads_one_after_the_other(opened, engi
         engines.engines[2].answer("then the other")
         await until(pilot, lambda: turn.over)
         assert panes(turn) == ["then the other", "what is loaded goes first"]
-        await pilot.press("escape", "escape")
+        await pilot.press("escape", "escape", "escape")
         await until(pilot, lambda: pilot.app.screen is chat and len(scripted.engines) == 2)
         assert engines.engines[2].closed and chat.bridge is not None
         await until(pilot, lambda: chat.bridge.ready, "the chat's model again")
@@ -340,6 +340,10 @@ async def test_escape_stops_both_and_what_came_can_be_voted_on(engines):
         assert [engine.stops for engine in engines.engines] == [1, 1]
         assert "stopped" in shown(screen) and screen.has_class("-voting")
         await pilot.press("escape", "escape")
+        assert screen.is_attached and "Esc once more leaves" in [*pilot.app._notifications][-1].message
+        await pilot.press("x", "escape")
+        assert screen.is_attached, "who goes on writing does not leave"
+        await pilot.press("escape")
         await until(pilot, lambda: not screen.is_attached)
         assert all(engine.closed for engine in engines.engines)
 

@@ -26,8 +26,10 @@ from localknobs.tui.contest import Contest, SideEnded, SideGrew, SidesPriced, Si
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.widgets.composer import Composer
-from localknobs.tui.widgets.duel import Histories, Turns, TurnView, VoteBar
+from localknobs.tui.widgets.duel import Histories, TurnView
 from localknobs.tui.widgets.side_setup import SideSetup, SidesRead, read_sides
+from localknobs.tui.widgets.turns import Turns
+from localknobs.tui.widgets.vote_bar import VoteBar
 from localknobs.units import size_text
 
 ABOUT = """\
@@ -102,6 +104,7 @@ class ABScreen(Screen[None]):
         self._settled: set[int] = set()  # sides that are loaded, or could not be
         self._pace = Pace()
         self._waiting = ""  # a prompt that waits for the models
+        self._leave_asked = False
 
     def compose(self) -> ComposeResult:
         """Lay out title, fields, answers, the vote and the message box."""
@@ -286,6 +289,10 @@ class ABScreen(Screen[None]):
             self.query_one(Composer).text = ""
             await self._ask(event.text)
 
+    def on_text_area_changed(self) -> None:
+        """Who goes on writing does not leave."""
+        self._leave_asked = False
+
     def on_composer_went_up(self) -> None:
         """Go to the answers, to scroll them."""
         self._turns.focus()
@@ -403,7 +410,7 @@ class ABScreen(Screen[None]):
             contest,
             Vote(
                 a, b, turn.choice_of(event.verdict), turn.prompt, turn.seed, (turn.texts[0], turn.texts[1]),
-                turn.blind, "a" if turn.order[0] == 0 else "b",
+                turn.blind, "a" if turn.order[0] == 0 else "b", turn.number,
             ),
         )  # fmt: skip
         await turn.reveal()
@@ -446,6 +453,9 @@ class ABScreen(Screen[None]):
             self.query_one(Composer).text, self._waiting = self._waiting, ""
         elif self.has_class("-setup") and self.contest and self._ready:
             self._leave_setup()
+        elif self._turn and not self._leave_asked:
+            self._leave_asked = True
+            self.notify("Esc once more leaves. Votes are kept, the conversation is not.")
         else:
             self.dismiss(None)
 

@@ -1,14 +1,11 @@
-"""One prompt with its two answers side by side, and the bar on which a person says which is better."""
+"""One prompt with its two answers side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
 
-from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownStream
@@ -20,11 +17,10 @@ from localknobs.errors import LocalknobsError
 from localknobs.terminal_text import printable
 from localknobs.tui.bridge import Growing
 from localknobs.tui.widgets.message_view import REASONS
-from localknobs.tui.widgets.transcript import Notice
+from localknobs.tui.widgets.vote_bar import Verdict
 
 Histories = tuple[tuple[Turn, ...], tuple[Turn, ...]]
 """What each side has heard and said."""
-Verdict = Literal["left", "right", "tie", "both bad"]
 
 
 class AnswerPane(Vertical):
@@ -139,6 +135,11 @@ class TurnView(Vertical):
         """Tell whoever keeps its beginning in sight."""
         self.post_message(self.Resized(self))
 
+    @property
+    def number(self) -> int:
+        """Which prompt of the conversation it is, from 1."""
+        return 1 + max(map(len, self.before)) // 2
+
     def pane(self, side: int) -> AnswerPane:
         """Return where a side's answer is shown."""
         return list(self.query(AnswerPane))[self.order.index(side)]
@@ -232,127 +233,3 @@ class TurnView(Vertical):
 
     def _say(self, text: str) -> None:
         self.query_one(".verdict", Static).update(text)
-
-
-GREETING = """\
-Write a message: both sides answer it, with the same seed. Then say which answer is better.
-
-F4 hides which answer is whose until you have voted. F2 changes the sides. F1 shows every key.
-"""
-
-
-class Turns(VerticalScroll):
-    """The prompts with their answers, following the end while answers are written."""
-
-    DEFAULT_CSS = """
-    Turns {
-        height: 1fr; scrollbar-size-vertical: 1; padding: 1 0 0 0;
-        &:focus { background: $boost; }
-        & > .greeting { margin: 1 2; color: $text-muted; height: auto; }
-    }
-    """
-
-    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002
-        super().__init__(id=id)
-        self._top: TurnView | None = None
-
-    def compose(self) -> ComposeResult:
-        """Begin with what to do."""
-        yield Static(GREETING, classes="greeting", markup=False)
-
-    async def add(self, turn: TurnView) -> None:
-        """Show one more prompt at the end."""
-        await self.query(".greeting").remove()
-        self._top = None
-        await self.mount(turn)
-        self.anchor()
-
-    async def say(self, text: str) -> None:
-        """Show what went wrong at the end."""
-        await self.mount(Notice(printable(text), classes="-error", markup=False))
-        self.anchor()
-
-    def show_top(self, turn: TurnView) -> None:
-        """Show a prompt that is taller than the room from its beginning, until the user scrolls."""
-        self._top = turn
-        self.call_after_refresh(self._go_to_top)
-
-    def _go_to_top(self) -> None:
-        if self._top and self._top.size.height > self.scrollable_content_region.height:
-            self.release_anchor()
-            self.scroll_to_widget(self._top, top=True, animate=False)
-
-    def on_turn_view_resized(self, event: TurnView.Resized) -> None:
-        """Its text is laid out piece by piece, also after its end came."""
-        if event.turn is self._top:
-            self.call_after_refresh(self._go_to_top)
-
-    async def begin_anew(self) -> None:
-        """Show what to do."""
-        await self.remove_children()
-        await self.mount(Static(GREETING, classes="greeting", markup=False))
-
-    def look(self, rows: int) -> None:
-        """Scroll, and stay there."""
-        self._top = None
-        if rows < 0:
-            self.release_anchor()
-        self.scroll_relative(y=rows, animate=False)
-
-    def on_mouse_scroll_up(self, _event: events.MouseScrollUp) -> None:
-        """Stay where the user scrolls to."""
-        self._top = None
-        self.release_anchor()
-
-
-class VoteBar(Horizontal, can_focus=True):
-    """Asks which answer is better; by key or by a click."""
-
-    DEFAULT_CSS = """
-    VoteBar {
-        height: 1; padding: 0 1; margin: 0 1; background: $primary 25%;
-        & Static { width: auto; padding: 0 1; }
-        & VoteChoice:hover { background: $primary; }
-        &:focus .question { text-style: bold; }
-    }
-    """
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left,1", "vote('left')", "Left", key_display="← →"),
-        Binding("right,2", "vote('right')", show=False),
-        Binding("t", "vote('tie')", "Tie"),
-        Binding("b", "vote('both bad')", "Both bad"),
-        Binding("up,k", "screen.look(-1)", show=False),
-        Binding("down,j", "screen.look(1)", show=False),
-    ]
-
-    class Voted(Message):
-        """The user chose."""
-
-        def __init__(self, verdict: Verdict) -> None:
-            super().__init__()
-            self.verdict = verdict
-
-    def compose(self) -> ComposeResult:
-        """Lay out the question and the choices."""
-        yield Static("Which is better?", classes="question", markup=False)
-        for verdict, text in (("left", "← left"), ("right", "→ right"), ("tie", "t tie"), ("both bad", "b both bad")):
-            yield VoteChoice(verdict, text)
-        yield Static("Esc no vote", markup=False)
-
-    def action_vote(self, verdict: Verdict) -> None:
-        """Choose."""
-        self.post_message(self.Voted(verdict))
-
-
-class VoteChoice(Static):
-    """One choice, to click on."""
-
-    def __init__(self, verdict: str, text: str) -> None:
-        super().__init__(text, markup=False)
-        self._verdict = verdict
-
-    def on_click(self) -> None:
-        """Choose it."""
-        bar = self.parent
-        if isinstance(bar, VoteBar):
-            bar.action_vote(self._verdict)  # type: ignore[arg-type]

@@ -23,7 +23,8 @@ HOW = """\
 A model, and flags if you like, as in a shell:
   some-Q4_K_M
   some-Q8_0 -ctk q4_0 -ctv q4_0
-  built-in --preset creative --temp 1.1"""
+  built-in --preset creative --temp 1.1
+  built-in --lora my-adapter:0.8"""
 
 
 @dataclass
