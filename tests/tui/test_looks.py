@@ -17,6 +17,7 @@ from localknobs import jobs
 from localknobs.ab.price import BothBills
 from localknobs.engine import SamplerChanged, TokensScored
 from localknobs.engine.adapter_rack import AdapterRack, RackRow
+from localknobs.evaluate import model_words
 from localknobs.fit.bill import Bill, DeviceBill
 from localknobs.knobs import Value
 from localknobs.library import Listing, ModelEntry
@@ -222,7 +223,7 @@ QUANTS = tuple(
 def test_measure(snap_compare, scripted, monkeypatch, size, part):
     monkeypatch.setattr(measure, "list_models", lambda: Listing(QUANTS))
     monkeypatch.setattr(measure, "ChildJob", measured.ToldPlan)
-    monkeypatch.setattr(candidates, "find_model", lambda name: Path(name))
+    monkeypatch.setattr(model_words, "find_model", Path)
 
     async def before(pilot: Any) -> None:
         await until(pilot, lambda: pilot.app.screen.bridge.ready)

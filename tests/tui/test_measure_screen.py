@@ -18,6 +18,7 @@ from localknobs.jobs import drain
 from localknobs.tui.measure_form import MeasureForm
 from localknobs.tui.screens.measure import REPORT, MeasureScreen
 from localknobs.tui.screens.picker import Picker
+from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.widgets.candidates import Candidates
 from localknobs.tui.widgets.report_view import ReportView
 
@@ -195,12 +196,20 @@ async def test_models_are_added_turned_into_the_parent_and_taken_off(opened, hom
         candidates.add("built-in -ctk q4_0")
         await pilot.pause()
         assert screen.form.suites == "ppl,kld" and candidates.names == ["built-in -ctk q4_0"]
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, TextDialog))
+        pilot.app.screen.query_one(Input).value = "built-in --no-such-flag"
+        await pilot.press("enter")
+        assert "There is no flag --no-such-flag" in str(pilot.app.screen.query_one(".trouble").render())
+        await pilot.press("escape")
         await pilot.press("b")
         assert screen.form.base == "built-in -ctk q4_0"
         await pilot.press("x")
         assert screen.form.base == "" and len(screen.form.models) == 1
         await pilot.press("x")
         assert screen.form.models == ()
+        candidates.add("built-in -ctk q8_0")
+        assert screen.form.base == "built-in" and "the same without flags" in text(screen, "#hint")
 
 
 async def test_suites_are_marked_one_after_another(opened, home, shelf):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from localknobs.conversations import Conversation, Node, delete_conversation, plain_text, saved_conversations
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
-from localknobs.knobs import KNOBS, check_value, defaults
+from localknobs.knobs import KNOBS, check_value, defaults, flag_words
 from localknobs.library import BUILT_IN, find_model, list_models
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.cards import keys_help, knob_card
@@ -120,8 +121,10 @@ class Dialogs(ModelScreen):
         self.app.push_screen(ForgeScreen(source), self._model_chosen)
 
     def action_measure(self) -> None:
-        """Measure models; what runs or ran last is shown."""
-        self._open_measure(self.wanted_name)
+        """Measure models; what runs or ran last is shown, else the chat's model with the adapters that are on it."""
+        adapters = {name: self.load_values[name] for name in ("lora", "control_vector") if self.load_values[name]}
+        flags = shlex.join(flag_words(adapters))
+        self._open_measure(f"{self.wanted_name} {flags}".strip())
 
     def _open_measure(self, model: str, *, fresh: bool = False) -> None:
         from localknobs.tui.screens.measure import MeasureScreen

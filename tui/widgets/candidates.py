@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,7 +12,8 @@ from textual.message import Message
 from textual.widgets import DataTable, Static
 
 from localknobs.errors import LocalknobsError
-from localknobs.library import ModelEntry, find_model
+from localknobs.evaluate.model_words import ModelWords, read_model_words
+from localknobs.library import ModelEntry
 from localknobs.library.parents import propose_parent
 from localknobs.terminal_text import printable, shortened_in_the_middle
 from localknobs.tui.screens.picker import Choice, Picker
@@ -95,13 +95,14 @@ class Candidates(Vertical):
         self.post_message(self.Changed())
 
     def _propose(self) -> None:
+        """Take a parent where there is none: the same model without its flags, else what it was made from."""
         if self._base or not self._models:
             return
-        path = _path(self._models[-1])
-        found = propose_parent(path, self._entries) if path and self._entries else None
-        if found:
-            entry, self._why = found
-            self._base = str(entry.path)
+        words = _words(self._models[-1])
+        if words and words.flags:
+            self._base, self._why = self._models[-1].removesuffix(words.flags).strip(), "the same without flags"
+        elif words and (found := propose_parent(words.path, self._entries)):
+            self._base, self._why = str(found[0].path), found[1]
 
     def _draw(self, marked: str = "") -> None:
         table = self.query_one(ListTable)
@@ -125,10 +126,10 @@ class Candidates(Vertical):
         return why or "The parent is what the others were made from."
 
     def _size_of(self, model: str) -> str:
-        path = _path(model)
-        entry = next((entry for entry in self._entries if path and entry.path == path), None)
+        words = _words(model)
+        entry = next((entry for entry in self._entries if words and entry.path == words.path), None)
         try:
-            return size_text(entry.size_bytes if entry else path.stat().st_size) if path else ""
+            return size_text(entry.size_bytes if entry else words.path.stat().st_size) if words else ""
         except OSError:
             return ""
 
@@ -163,6 +164,7 @@ class Candidates(Vertical):
                 self._base, self._why = text, ""
             else:
                 self._models[int(key[1:])] = text
+                self._propose()
             self._draw(key)
             self.post_message(self.Changed())
 
@@ -202,22 +204,20 @@ class Candidates(Vertical):
         self.post_message(self.Changed())
 
 
-def _path(model: str) -> Path | None:
-    """Return the file of a model that may have flags behind it; None where there is none."""
-    for text in (model, model.partition(" -")[0].strip()):
-        try:
-            return find_model(text)
-        except LocalknobsError:
-            continue
-    return None
+def _words(model: str) -> ModelWords | None:
+    """Return what a model with its flags means; None where it means nothing."""
+    try:
+        return read_model_words(model)
+    except LocalknobsError:
+        return None
 
 
 def _short(model: str) -> str:
     """Return a model's name without its folder, and its flags."""
-    name, dash, flags = model.partition(" -")
-    return (Path(name).stem if name.lower().endswith(".gguf") else name) + (f"{dash}{flags}" if dash else "")
+    words = _words(model)
+    return words.label if words else model
 
 
 def _check(text: str) -> None:
-    if text.strip() and _path(text.strip()) is None:
-        find_model(text.partition(" -")[0].strip())
+    if text.strip():
+        read_model_words(text)
