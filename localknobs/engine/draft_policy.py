@@ -13,6 +13,8 @@ from statistics import median
 
 PLAIN_FIRST = 3
 """Steps without a draft at the very beginning: what everything else is measured against."""
+PLAIN_AGAIN_FIRST = 1
+"""The same after steps that nobody timed."""
 PLAIN_AGAIN = 48
 """Steps with a draft after which one without is taken, so that the measure stays fresh."""
 TRIAL = 4
@@ -20,10 +22,18 @@ TRIAL = 4
 RETRIAL = 2
 FIRST_PAUSE, LONGEST_PAUSE = 64, 2048
 """Steps until a drafter that did not pay is looked at again; doubled each time it still does not."""
+WAIT = 4
+"""Steps until a draft that is too dear at present is thought of again."""
 WORTH = 1.02
 """Predicted speed, against plain steps, from which on a draft is made."""
 ALLOWED_SHARE, ALLOWED_TOKENS = 0.006, 4
 """Time that trials may lose: a share of all time so far, and what so many plain tokens take."""
+LOOK_S, LOOK_SHARE, LONGEST_SILENCE = 60e-6, 0.01, 16
+"""Seconds it costs to look for a guess and to keep accounts of a step (ten times what it takes in a loop of its own:
+the weights have pushed it out of the processor's cache), the share of the time that may cost where nobody has a guess,
+and the most steps between two looks."""
+SLEEP = 32
+"""Steps without a look while no drafter pays. A text may begin to repeat itself in a new way at any time."""
 HOPE = 0.75
 """Acceptance that a drafter nobody has tried yet is believed to have."""
 FORGET = 0.97
@@ -100,6 +110,7 @@ class Track:
         cost: Seconds to draft one token, typically.
         left: Drafts still to be made before it is judged.
         pause: Step at which it is looked at again; 0 when it may draft.
+        refused: Whether it pauses since it did not pay, and not since nothing may be lost at present.
         next_pause: The pause after the next verdict against it.
         best: Length that promises most, and the speed it promises against plain steps.
     """
@@ -110,6 +121,7 @@ class Track:
     cost: float = 0.0
     left: int = TRIAL
     pause: int = 0
+    refused: bool = False
     next_pause: int = FIRST_PAUSE
     best: tuple[int, float] | None = None
 
@@ -137,6 +149,7 @@ class DraftPolicy:
         self.tracks: dict[str, Track] = {}
         self._awake: dict[str, int] = {}  # kinds of each drafter that may draft
         self._steps = 0
+        self._plain_until = PLAIN_FIRST
         self._drafted_in_a_row = 0
         self._elapsed = 0.0
         self._loss = 0.0
@@ -144,14 +157,34 @@ class DraftPolicy:
     def plain_turn(self) -> bool:
         """Whether the next step is to be a plain one whatever can be drafted; called once a step."""
         self._steps += 1
-        return self._steps <= PLAIN_FIRST or self._drafted_in_a_row >= PLAIN_AGAIN
+        return self._steps <= self._plain_until or self._drafted_in_a_row >= PLAIN_AGAIN
 
-    def idle(self) -> bool:
-        """Whether nothing drafts at present and this step need not even be timed: three of four then."""
-        if self._steps + 1 & 3 and self._awake and not any(self._awake.values()):
-            self._steps += 1
-            return True
-        return False
+    def sleep(self) -> int:
+        """Return how many plain steps to take without asking or timing anything; they count as taken.
+
+        0 while something may draft, or has not been judged yet.
+        """
+        if not self._awake or any(self._awake.values()):
+            return 0
+        longest = max(SLEEP, 4 * self._silence())
+        count = min(longest, min(track.pause for track in self.tracks.values()) - self._steps)
+        if count <= 0:
+            return 0
+        self._plain_until = self._steps + count + PLAIN_AGAIN_FIRST
+        return self._skip(count)
+
+    def nobody_guesses(self) -> int:
+        """Return how many further plain steps to take before asking again, when nobody had a guess for this one."""
+        return self._skip(self._silence() - 1) if self.measured and self._steps > PLAIN_FIRST else 0
+
+    def _silence(self) -> int:
+        """Return the steps from look to look while nobody has a guess: to a small model each of them is dear."""
+        return max(1, min(LONGEST_SILENCE, round(LOOK_S / max(1e-9, LOOK_SHARE * self.costs.plain))))
+
+    def _skip(self, count: int) -> int:
+        self._steps += count
+        self._elapsed += count * self.costs.plain
+        return count
 
     def worth_looking(self, drafter: str) -> bool:
         """Whether to ask a drafter at all: one whose drafts do not pay is asked at every fourth step only."""
@@ -171,8 +204,9 @@ class DraftPolicy:
                 return 0
             track.pause = 0
             self._awake[drafter_of(kind)] += 1
-            # It may be another part of the text now: the past counts little.
-            track.left, track.best, track.right, track.tried = RETRIAL, None, 0.3 * track.right, 0.3 * track.tried
+            if track.refused:  # it may be another part of the text now: the past counts little
+                track.refused = False
+                track.left, track.best, track.right, track.tried = RETRIAL, None, 0.3 * track.right, 0.3 * track.tried
         count, speed = track.best or self._best(track)
         if self.measured:
             on_trial = track.left > 0
@@ -180,6 +214,7 @@ class DraftPolicy:
                 self._put_off(kind, track)
                 return 0
             if not self._may_lose(count, track, extra_s, on_trial=on_trial):
+                self._rest(kind, track, WAIT)
                 return 0
         return 0 if room < self.shortest else min(count, room)
 
@@ -216,8 +251,8 @@ class DraftPolicy:
         self._drafted_in_a_row += 1
         self._elapsed += whole_s
         lost = whole_s - (accepted + 1) * self.costs.plain
-        limit = 10 * self.costs.plain  # a hiccup of the machine is not the draft's fault
-        self._loss = max(-2 * limit, self._loss + min(lost, 2 * limit))
+        limit = 20 * self.costs.plain  # a hiccup of the machine is not the draft's fault, its own time is
+        self._loss = max(-limit, self._loss + min(lost, limit + draft_s))
         if self.measured and not track.left:
             if track.best[1] < WORTH:
                 self._put_off(kind, track)
@@ -263,7 +298,11 @@ class DraftPolicy:
         return track
 
     def _put_off(self, kind: str, track: Track) -> None:
+        self._rest(kind, track, track.next_pause)
+        track.refused = True
+        track.next_pause = min(LONGEST_PAUSE, 2 * track.next_pause)
+
+    def _rest(self, kind: str, track: Track, steps: int) -> None:
         if not track.pause:
             self._awake[drafter_of(kind)] -= 1
-        track.pause = self._steps + track.next_pause
-        track.next_pause = min(LONGEST_PAUSE, 2 * track.next_pause)
+        track.pause = self._steps + steps

@@ -222,7 +222,7 @@ class Generator:
             accepted_tokens=tally.accepted,
             drafted_by=tuple(name for name, count in tally.accepted_of.most_common() if count),
             dropped_tokens=self.overflow.dropped_tokens,
-            draft_gain=round(tally.gain(self.drafting.policy.plain_s), 3),
+            draft_gain=round(tally.gain(answer.generated, self.drafting.policy.plain_s), 3),
         )
 
     def time_tokens(self, **counts: int) -> float:

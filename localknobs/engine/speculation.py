@@ -18,7 +18,7 @@ from time import perf_counter
 from localknobs.engine.cache import TokenCache
 from localknobs.engine.draft_policy import DraftPolicy, drafter_of
 from localknobs.engine.drafters import Drafter
-from localknobs.engine.steps import LAST_ROW
+from localknobs.engine.steps import LAST_ROW, PlainSteps
 from localknobs.engine.threads import AdaptiveThreads
 
 
@@ -28,8 +28,9 @@ class Tally:
 
     Args:
         drafted, accepted: Tokens.
-        tokens: Tokens of the steps that are over.
+        tokens: Tokens of the steps with a guess that are over.
         seconds: Time of these steps.
+        plain_seconds: What the same tokens would have taken one by one, as it was measured at that time.
         accepted_of: Tokens accepted, by who guessed them: `ngram`, `model`.
     """
 
@@ -37,11 +38,20 @@ class Tally:
     accepted: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    plain_seconds: float = 0.0
     accepted_of: Counter[str] = field(default_factory=Counter)
 
-    def gain(self, plain_s: float) -> float:
-        """Return the speed against steps without drafts, which take `plain_s` a token; 0 when nothing was guessed."""
-        return self.tokens * plain_s / self.seconds if self.drafted and self.seconds else 0.0
+    def gain(self, tokens: int, plain_s: float) -> float:
+        """Return the speed of an answer against the same without drafts; 0 when nothing was guessed.
+
+        Args:
+            tokens: Of the whole answer; those without a guess take the same time either way.
+            plain_s: Seconds of one of them.
+        """
+        if not self.seconds:
+            return 0.0
+        others = max(0, tokens - self.tokens) * plain_s
+        return (self.plain_seconds + others) / (self.seconds + others)
 
 
 @dataclass(slots=True)
@@ -82,10 +92,15 @@ class SpeculativeSteps:
         self._ahead: deque[int] = deque()  # guessed tokens that the model has computed and nobody has drawn yet
         self._row = 0
         self._step: _Step | None = None
+        self._plain = PlainSteps(cache, threads)
+        self._asleep = 0  # steps until somebody may guess again
         self.tally = tally
 
     def advance(self, token: int) -> int:
         """Use the logits that are there when the token was guessed; else decode it, with new guesses behind it."""
+        if self._asleep:
+            self._asleep -= 1
+            return self._plain.advance(token)
         if self._ahead and self._ahead[0] == token:
             self._ahead.popleft()
             self._cache.tokens.append(token)
@@ -100,11 +115,9 @@ class SpeculativeSteps:
             self._record(self._step, began)
             self._step = None
         self._drop_ahead()
-        if self._policy.idle():  # a step of the plain kind, at its price
-            if code := cache.add((token,)):
-                raise cache.failed(code)
-            self._threads.took_one(perf_counter() - began)
-            return LAST_ROW
+        if asleep := self._policy.sleep():
+            self._asleep = asleep - 1
+            return self._plain.advance(token)
         room = min(cache.room, cache.model.batch_size) - 1
         cache.tokens.append(token)
         kind, draft = self._draft(room)
@@ -147,6 +160,7 @@ class SpeculativeSteps:
                 if best is None or speed > best[0]:
                     best = speed, count, found[0], drafter
         if best is None:
+            self._asleep = policy.nobody_guesses()
             return "", []
         _, count, kind, drafter = best
         began = perf_counter()
@@ -159,12 +173,13 @@ class SpeculativeSteps:
     def _record(self, step: _Step, now: float) -> None:
         decode_s = step.decoded_at - step.drafted_at
         whole_s = now - step.began
-        self.tally.tokens += 1 + step.accepted
-        self.tally.seconds += whole_s
         if step.rows == 1:
             # Without the time of a draft that came to nothing: that is not what a plain step takes.
             self._policy.record_plain(decode_s, now - step.drafted_at)
             return
+        self.tally.tokens += 1 + step.accepted
+        self.tally.seconds += whole_s
+        self.tally.plain_seconds += (1 + step.accepted) * self._policy.plain_s
         self.tally.accepted_of[drafter_of(step.kind)] += step.accepted
         draft_s = step.drafted_at - step.began
         self._policy.record(step.kind, step.rows - 1, step.accepted, draft_s, decode_s, whole_s)

@@ -159,7 +159,9 @@ def test_a_knob_turned_within_a_guess_counts_from_the_next_token(endless_model, 
 def test_the_draft_follows_the_conversation(pair, open_engine):
     """Across turns, a changed beginning and a stop, the draft guesses as well as one that reads everything anew."""
     values = {**NEVER_ENDS, "temp": 0.0, "n_predict": 120}
-    engine = open_engine(pair[0], model_draft=str(pair[1]), draft="model", use_extra_bufts=False)
+    # Of a fixed length, since that would follow what the machine does, and the share of right guesses the length.
+    settings = {"model_draft": str(pair[1]), "draft": "model", "draft_max": 3, "draft_min": 3}
+    engine = open_engine(pair[0], **settings, use_extra_bufts=False)
 
     def share(stats):
         return stats.accepted_tokens / stats.drafted_tokens
@@ -167,7 +169,7 @@ def test_the_draft_follows_the_conversation(pair, open_engine):
     ask(engine, "first words of it", values)
     ask(engine, "first words of it, and more", values, each=once(engine.stop))
     turned = ask(engine, "other words, none of the first", values)
-    fresh = open_engine(pair[0], model_draft=str(pair[1]), draft="model", use_extra_bufts=False)
+    fresh = open_engine(pair[0], **settings, use_extra_bufts=False)
     alone = ask(fresh, "other words, none of the first", values)
     assert turned.text == alone.text
     assert abs(share(turned.stats) - share(alone.stats)) < 0.25 and share(alone.stats) > 0.3
