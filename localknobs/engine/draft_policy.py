@@ -26,7 +26,7 @@ WAIT = 4
 """Steps until a draft that is too dear at present is thought of again."""
 WORTH = 1.02
 """Predicted speed, against plain steps, from which on a draft is made."""
-ALLOWED_SHARE, ALLOWED_TOKENS = 0.006, 4
+ALLOWED_SHARE, ALLOWED_TOKENS = 0.006, 3
 """Time that trials may lose: a share of all time so far, and what so many plain tokens take."""
 LOOK_S, LOOK_SHARE, LONGEST_SILENCE = 60e-6, 0.01, 16
 """Seconds it costs to look for a guess and to keep accounts of a step (ten times what it takes in a loop of its own:
