@@ -278,7 +278,8 @@ def _order(plan: TunePlan, folder: Path, checkpoint: Path | None = None, *, look
     """Return the training as plain data for its process."""
     values, recipe, config, state = plan.values, plan.recipe, plan.config, plan.run_folder / STATE
     return {
-        "base": str(checkpoint or plan.base.checkpoint), "gguf": str(plan.base.gguf or ""), "method": plan.base.method,
+        "base": str(checkpoint or plan.base.checkpoint), "gguf": str(plan.base.gguf or ""),
+        "base_name": str(config.base.absolute()), "method": plan.base.method,
         "nf4": plan.base.quantized == NF4, "output": str(folder), "state": str(state), "fingerprint": plan.fingerprint,
         "resume": state.is_file() and not look_only and not config.restart, "look_only": look_only,
         "learn": [example.as_order() for example in plan.learn],

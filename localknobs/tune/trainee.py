@@ -26,7 +26,7 @@ def load_trainee(order: Mapping[str, Any]) -> tuple[Any, str]:
     """Return what is trained, and the device it is on: the base with a fresh adapter in float32, or the whole model.
 
     Args:
-        order: `base`, `gguf`, `method`, `nf4`, `rank`, `alpha`, `dropout`, `rslora`, `dora`, `modules`,
+        order: `base`, `base_name`, `gguf`, `method`, `nf4`, `rank`, `alpha`, `dropout`, `rslora`, `dora`, `modules`,
             `checkpointing`, `seed`, `threads`; `layers` to try with so many of them, and any weights.
 
     Raises:
@@ -66,6 +66,7 @@ def _with_adapter(order: Mapping[str, Any], device: str, dtype: Any) -> Any:
         from localknobs.convert.torch_gguf import load_gguf_model
 
         base = load_gguf_model(Path(order["base"]), Path(order["gguf"]), dtype=dtype, device=device, layers=layers)
+        base.name_or_path = base.config._name_or_path = order["base_name"]
     elif layers:
         base = _with_any_weights(order["base"], dtype, layers)
     elif order["nf4"]:

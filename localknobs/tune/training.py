@@ -17,8 +17,8 @@ from localknobs.tune.losses import endless, mean_loss, rate_at, summed_loss
 from localknobs.tune.ranks import Ranks
 from localknobs.tune.trainee import answer, set_trained_state, trained_state, trained_values
 
-SAVE_S = 60.0
-"""Longest time between two savings of the state."""
+SAVE_S, SAVE_SHARE = 60.0, 20
+"""Longest time between two savings of the state, and how many times its own it is at least: large models take long."""
 
 
 @dataclass(slots=True)
@@ -90,6 +90,7 @@ class Training:
             self._trained, lr=order["rate"], betas=(0.9, 0.999), weight_decay=order["decay"]
         )
         self._best_state = trained_state(trainee)
+        self._save_took = 0.0
         self.progress = Progress()
 
     def run(self) -> bool:
@@ -124,7 +125,7 @@ class Training:
                     self._say({"enough": progress.best_step})
                     break
             stop = self._ranks.any(self._stopping())
-            if stop or monotonic() - saved_at > SAVE_S:
+            if stop or monotonic() - saved_at > max(SAVE_S, SAVE_SHARE * self._save_took):
                 self._save()
                 saved_at = monotonic()
             if stop:
@@ -231,6 +232,7 @@ class Training:
 
         if self._ranks.rank:
             return
+        began = monotonic()
         state = {
             "fingerprint": self._order["fingerprint"],
             "trained": trained_values(self._trainee),
@@ -242,6 +244,7 @@ class Training:
         }
         with written_whole(Path(self._order["state"])) as beside:
             torch.save(state, beside)
+        self._save_took = monotonic() - began
         self._say({"saved": self.progress.step})
 
     def _restore(self) -> None:

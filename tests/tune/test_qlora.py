@@ -43,7 +43,8 @@ def test_the_loss_falls_over_the_bytes_of_each_type(base, tmp_path, type_name):
     from localknobs.tune.losses import summed_loss
 
     order = {
-        "base": str(base), "gguf": str(quantized(base, type_name, tmp_path)), "method": "qlora", "nf4": False,
+        "base": str(base), "base_name": "named", "gguf": str(quantized(base, type_name, tmp_path)),
+        "method": "qlora", "nf4": False,
         "rank": 4, "alpha": 8, "dropout": 0.0, "rslora": False, "dora": False,
         "modules": ["q_proj", "k_proj", "down_proj"], "checkpointing": False, "seed": 1, "threads": 1,
     }  # fmt: skip
@@ -77,6 +78,7 @@ def test_a_gguf_file_alone_is_enough(file, whole):
     assert result.base_file == file and len(open_adapter(result.folder).pairs) == 14
     assert read_header(result.gguf).text(BASE_MARK) == norms_mark(read_header(file)), "it knows the file it belongs to"
     assert result.proof.passed and result.proof.gguf_adapter >= 0.99 and result.proof.merged is None
+    assert json.loads((result.folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(file)
     card = json.loads((result.folder / CARD).read_text())
     assert card["method"] == "qlora" and card["base"] == str(file)
     assert not list(result.folder.parent.glob(".*")), "nothing is left beside it"
