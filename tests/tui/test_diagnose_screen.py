@@ -100,11 +100,14 @@ async def test_a_remedy_turns_the_chats_knobs(opened, scripted):
         mark(screen, "loops")
         await pilot.pause()
         command = "localknobs chat built-in --dry-multiplier 0.8 -c 768"
-        remedy = {"text": "DRY", "command": command, "values": {"dry_multiplier": 0.8, "n_ctx": 768}}
+        order = list(chat.sampler.values["samplers"])  # as JSON has it
+        remedy = {"text": "DRY", "command": command, "values": {"dry_multiplier": 0.8, "n_ctx": 768, "samplers": order}}
         told(screen, "loops", "confirmed", remedy)
         assert "Confirmed. 9 of 10." in text(screen) and screen.query_one("#remedies").display
         await pilot.press("d")
         await until(pilot, lambda: pilot.app.screen is chat)
+        assert not any("order" in one.message for one in pilot.app._notifications), "what stays is not said"
+        assert chat.sampler.values["samplers"] == tuple(order)
         assert chat.sampler.values["dry_multiplier"] == 0.8 and chat.load_values["n_ctx"] == 768
         await until(pilot, lambda: len(scripted.engines) == 2, "the model is loaded again with its new context")
         assert scripted.engine.settings.n_ctx == 768

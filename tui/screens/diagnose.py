@@ -196,8 +196,6 @@ class DiagnoseScreen(Screen[Remedied | None]):
             self.notify(event.text)
         if event is None:
             self._gather()
-            if heard.state == "done" and self.query_one("#remedies", ListTable).row_count:
-                self.notify("d does the first thing to try.", timeout=4)
 
     def _gather(self) -> None:
         """Take in what was found with just these settings, the newest last."""

@@ -149,7 +149,11 @@ class Dialogs(ModelScreen):
             self._go(chosen.action)
             return
         before = {**self.sampler.values, **self.load_values}
-        changes = {name: value for name, value in chosen.values.items() if value != before[name]}
+        wanted = {
+            name: check_value(name, tuple(value) if isinstance(value, list) else value)  # JSON knows no tuples
+            for name, value in chosen.values.items()
+        }
+        changes = {name: value for name, value in wanted.items() if value != before[name]}
         sampling = {name: value for name, value in changes.items() if name not in self.load_values}
         for name, value in sampling.items():
             self.sampler.set(name, value)
@@ -157,7 +161,7 @@ class Dialogs(ModelScreen):
             self.bridge.set_sampler(sampling)
         for name, value in changes.items():
             if name in self.load_values:
-                self.load_values[name] = check_value(name, value)
+                self.load_values[name] = value
         self.show_knobs()
         said = ", ".join(f"{KNOBS[name].label} {KNOBS[name].show(value)}" for name, value in changes.items())
         self.notify(f"Set: {said}." if said else "The knobs stand so already.")

@@ -47,6 +47,7 @@ class Candidates(Vertical):
         self._base = ""
         self._why = ""
         self._entries: Sequence[ModelEntry] = ()
+        self._read: dict[str, ModelWords] = {}
 
     def compose(self) -> ComposeResult:
         """Lay out the list, and a line about it."""
@@ -73,7 +74,7 @@ class Candidates(Vertical):
     @property
     def names(self) -> list[str]:
         """Short names of what is measured."""
-        return [_short(model) for model in self._models]
+        return [self._short(model) for model in self._models]
 
     def show(self, models: Sequence[str], base: str) -> None:
         """Show other models."""
@@ -98,7 +99,7 @@ class Candidates(Vertical):
         """Take a parent where there is none: the same model without its flags, else what it was made from."""
         if self._base or not self._models:
             return
-        words = _words(self._models[-1])
+        words = self._words(self._models[-1])
         if words and words.flags:
             self._base, self._why = self._models[-1].removesuffix(words.flags).strip(), "the same without flags"
         elif words and (found := propose_parent(words.path, self._entries)):
@@ -112,7 +113,7 @@ class Candidates(Vertical):
         rows += [(f"m{at}", model) for at, model in enumerate(self._models)]
         for key, model in rows:
             role = Text("parent" if key == _BASE else "measure", "bold" if key == _BASE else "")
-            name = shortened_in_the_middle(printable(_short(model)), NAME_WIDTH)
+            name = shortened_in_the_middle(printable(self._short(model)), NAME_WIDTH)
             table.add_row(role, Text(name, no_wrap=True), Text(self._size_of(model), justify="right"), key=key)
         table.mark(marked)
         self.query_one("#hint", Static).update(printable(self._hint()))
@@ -122,16 +123,30 @@ class Candidates(Vertical):
             return "a adds a model."
         if not self._base:
             return "Nothing to compare with yet: a adds a model, b makes the marked one the parent."
-        why = f"{_short(self._base)} is proposed as the parent: {self._why}." if self._why else ""
+        why = f"{self._short(self._base)} is proposed as the parent: {self._why}." if self._why else ""
         return why or "The parent is what the others were made from."
 
     def _size_of(self, model: str) -> str:
-        words = _words(model)
+        words = self._words(model)
         entry = next((entry for entry in self._entries if words and entry.path == words.path), None)
         try:
             return size_text(entry.size_bytes if entry else words.path.stat().st_size) if words else ""
         except OSError:
             return ""
+
+    def _words(self, model: str) -> ModelWords | None:
+        """Return what a model with its flags means, None where it means nothing; a name is looked for once."""
+        if model not in self._read:
+            try:
+                self._read[model] = read_model_words(model)
+            except LocalknobsError:
+                return None
+        return self._read[model]
+
+    def _short(self, model: str) -> str:
+        """Return a model's name without its folder, and its flags."""
+        words = self._words(model)
+        return words.label if words else model
 
     # ---- what is done with it -----------------------------------------------------------------
 
@@ -202,20 +217,6 @@ class Candidates(Vertical):
             self._models.pop(int(key[1:]))
         self._draw()
         self.post_message(self.Changed())
-
-
-def _words(model: str) -> ModelWords | None:
-    """Return what a model with its flags means; None where it means nothing."""
-    try:
-        return read_model_words(model)
-    except LocalknobsError:
-        return None
-
-
-def _short(model: str) -> str:
-    """Return a model's name without its folder, and its flags."""
-    words = _words(model)
-    return words.label if words else model
 
 
 def _check(text: str) -> None:
