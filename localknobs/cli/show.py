@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localknobs.cli.output import facts, heading, note, print_json, table
+from localknobs.engine.adapter_files import direction_layer
 from localknobs.engine.checks import cache_bytes_per_token
 from localknobs.errors import LocalknobsError, NotFound
 from localknobs.gguf_info import ArrayInfo, Header, TensorInfo, check_is_model, read_header, shard_paths
@@ -179,6 +180,8 @@ def _facts(file: _File) -> Iterator[tuple[str, object]]:
     yield "tensor types", _types(file.tensors)
     if header.kind == "adapter":
         yield from _adapter_facts(header)
+    elif header.kind == "control vector":
+        yield from _control_vector_facts(header)
     elif header.kind == "model":
         yield from _model_facts(header)
 
@@ -279,6 +282,14 @@ def _type_counts(tensors: tuple[TensorInfo, ...]) -> list[tuple[str, int]]:
 
 def _types(tensors: tuple[TensorInfo, ...]) -> str:
     return ", ".join(f"{count} {name}" for name, count in _type_counts(tensors)) or "none"
+
+
+def _control_vector_facts(header: Header) -> Iterator[tuple[str, object]]:
+    layers = sorted(filter(None, (direction_layer(tensor.name) for tensor in header.tensors)))
+    yield "for models of", header.text("controlvector.model_hint") or "not stated"
+    yield "directions", f"{len(layers)}, for the layers {layers[0]} to {layers[-1]}" if layers else "none"
+    if header.tensors and header.tensors[0].shape:
+        yield "width", header.tensors[0].shape[0]
 
 
 def _ranks(header: Header) -> list[int]:

@@ -45,6 +45,11 @@ def test_sample_and_determinism_take_them_too(run, files):
     assert json.loads(run("determinism", *words, "-n", "4", "--runs", "2").stdout)["trials"]
 
 
+def test_show_tells_what_a_control_vector_is_for(run, files):
+    shown = run("show", files["vector"]).stdout
+    assert "control vector" in shown and "5, for the layers 1 to 5" in shown and "256" in shown
+
+
 def test_what_the_user_should_know_is_a_note(run, files):
     done = run("chat", *QUESTION, "--lora", files["two"])
     assert done.returncode == 0 and "two.gguf does not say on which model it was trained" in done.stderr
