@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from localknobs.engine import LoadSettings
-from localknobs.fit.advice import Adviser, advise, usual_context
+from localknobs.fit.advice import VERDICT_WORDS, Adviser, advise, usual_context
 from localknobs.fit.choices import repository_choices
-from localknobs.fit.machine import this_machine
+from localknobs.fit.machine import FitMachine, this_machine
 from localknobs.fit.planning import Planning
 from localknobs.hub.spec import Spec
 
 if TYPE_CHECKING:
     from localknobs.hub.repository import Repository
-
-WORDS = {"fits": "yes", "part": "in part", "context": "context too long", "weights": "no", "refused": "refused"}
 
 
 def badges(repository: Repository) -> tuple[dict[str, str], str]:
@@ -25,7 +24,7 @@ def badges(repository: Repository) -> tuple[dict[str, str], str]:
     """
     if not any(file.kind == "model" for file in repository.files):
         return {}, "A checkpoint: once fetched, the Forge makes a file of it that fits."
-    machine = this_machine()
+    machine = _machine()
     with Planning() as planning:
         choices = repository_choices(repository, Spec(repository.name), machine, planning)
         header = choices.reference.headers[0]
@@ -34,4 +33,17 @@ def badges(repository: Repository) -> tuple[dict[str, str], str]:
         choices.close()
     advice = advise(rows, machine, context)
     text = f"{advice.row.candidate.name}: {advice.reason}" if advice.row else advice.reason
-    return {row.candidate.name: WORDS[row.verdict] for row in rows}, f"{text} Enter fetches the marked file."
+    return {row.candidate.name: VERDICT_WORDS[row.verdict] for row in rows}, f"{text} Enter fetches the marked file."
+
+
+_MACHINE_S = 60
+"""Seconds for which what is known of the machine counts: asking llama.cpp for its devices takes a process."""
+_known: tuple[float, FitMachine] | None = None
+
+
+def _machine() -> FitMachine:
+    """Return this machine, asked for at most once a minute, since what is free of its memory changes."""
+    global _known
+    if _known is None or monotonic() - _known[0] > _MACHINE_S:
+        _known = monotonic(), this_machine()
+    return _known[1]

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _FLOATS = ("BF16", "F16", "F32")
 _COULD_BE = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "IQ4_XS", "Q3_K_M")
 """What `localknobs quantize` could make of a float file, without an importance matrix."""
-_WORDS = {"fits": "yes", "part": "in part", "context": "not context", "weights": "no", "refused": "refused"}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -221,10 +220,12 @@ def _print_advice(rows: list[Row], advice: Advice, bill: Bill | None) -> None:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
+    from localknobs.fit.advice import VERDICT_WORDS
+
     name = row.candidate.name + ("" if row.candidate.exists else " +")
     total = size_text(row.bill.total_bytes) if not row.bill.refusal else "-"
     context = f"{row.context:,}" if row.context else "-"
-    return name, size_text(row.candidate.size_bytes), total, _WORDS[row.verdict], context
+    return name, size_text(row.candidate.size_bytes), total, VERDICT_WORDS[row.verdict], context
 
 
 def _speed_text(row: Row) -> str:

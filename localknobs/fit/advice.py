@@ -18,6 +18,10 @@ from localknobs.units import size_text
 Verdict = Literal["fits", "part", "context", "weights", "refused"]
 """`fits`: whole, with the wished context, on the cards if there are any; `part`: some layers stay in main memory;
 `context`: the weights fit, the wished context does not; `weights`: not even the weights; `refused`: by llama.cpp."""
+VERDICT_WORDS: dict[Verdict, str] = {
+    "fits": "yes", "part": "in part", "context": "context too long", "weights": "no", "refused": "refused",
+}  # fmt: skip
+"""Each verdict as people read it, in answer to "does it fit?"."""
 USUAL_CONTEXT = 8192
 """Tokens of context that a model is judged by when nobody says."""
 LEAST_CONTEXT = 512

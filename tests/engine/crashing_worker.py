@@ -1,8 +1,12 @@
-"""Run as a worker: the next command after the load makes llama.cpp end this process, in the way that is named."""
+"""Run as a worker: the next command after the load makes llama.cpp end this process, in the way that is named.
+
+`python crashing_worker.py WAY FILE`; the file is a model that may be destroyed.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from typing import Any
 
@@ -37,6 +41,14 @@ def crash(model: Any) -> None:
         params.n_ctx, params.type_k, params.flash_attn_type = 256, 12, 0  # Q4_K, without flash attention
         other = lib.llama_init_from_model(model.pointer, params)
         lib.llama_decode(other, lib.llama_batch_get_one(tokens, 4))
+    elif way == "no_alloc":
+        params = lib.llama_model_default_params()
+        params.no_alloc, params.load_mode = True, lib.LLAMA_LOAD_MODE_MMAP
+        lib.llama_model_load_from_file(os.fsencode(sys.argv[2]), params)
+    elif way == "in place":
+        params = lib.llama_model_quantize_default_params()
+        params.ftype = lib.LLAMA_FTYPE_MOSTLY_Q8_0
+        lib.llama_model_quantize(os.fsencode(sys.argv[2]), os.fsencode(sys.argv[2]), ctypes.byref(params))
     elif way == "null":
         lib.llama_n_ctx(ctypes.c_void_p(0))
 

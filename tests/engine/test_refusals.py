@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,18 +147,26 @@ def test_every_placement_knob_reaches_llama_cpp_and_the_answer_stays_the_same(op
     assert placed == plain != ""
 
 
-@pytest.mark.parametrize("way", ["sequence", "batch", "logits", "selector", "adapters", "freed", "cache type", "null"])
-def test_what_nothing_can_refuse_costs_the_worker_alone_and_is_told(random_model, way):
-    """Calls that no setting makes: should one ever be made, it is an error with the log's last lines."""
+@pytest.mark.parametrize(
+    "way",
+    ["sequence", "batch", "logits", "selector", "adapters", "freed", "cache type", "null", "no_alloc", "in place"],
+)
+def test_what_nothing_can_refuse_costs_the_worker_alone_and_is_told(random_model, tmp_path, way):
+    """Calls that no setting makes: should one ever be made, it is an error with the log's last lines.
+
+    `no_alloc` is a plan of a file that is mapped (`planner.py` maps none); `in place` quantizes a file onto itself, which
+    `refuse_same_file` refuses (tests/convert/test_quantize_failures.py).
+    """
     script = Path(__file__).with_name("crashing_worker.py")
-    worker = WorkerProcess((sys.executable, str(script), way))
+    file = shutil.copy(random_model, tmp_path / "copy.gguf")
+    worker = WorkerProcess((sys.executable, str(script), way, str(file)))
     try:
         settings = {"model": str(random_model), "n_ctx": 256, "threads": 1}
         worker.send({"do": "load", "settings": settings, "use_extra_bufts": False})
         while "loaded" not in worker.receive():
             pass
         worker.send({"do": "count", "prompt": "x"})
-        with pytest.raises(EngineDied, match="SIGABRT|SIGSEGV") as told:
+        with pytest.raises(EngineDied, match="SIGABRT|SIGSEGV|SIGBUS") as told:
             worker.receive()
         assert told.value.hint and (told.value.log_tail or way in ("freed", "null"))
     finally:
@@ -175,3 +184,19 @@ def test_a_batch_beyond_n_batch_is_refused_by_name(random_model):
     )
     done = subprocess.run([sys.executable, "-c", code, str(random_model)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("n_batch (-b) is 32") == 2
+
+
+def test_a_callback_that_fails_is_told_and_the_computation_goes_on(monkeypatch):
+    """Were it to raise or to say no, llama.cpp would compute no further and return the last token's logits."""
+    from localknobs.engine import attention_scores
+
+    def fail(pointer: int) -> None:
+        raise ValueError("a tensor of another layout")
+
+    monkeypatch.setattr(attention_scores.Tensor, "from_address", fail)
+    scores = attention_scores.AttentionScores(4)
+    assert scores._on_tensor(1, True, None) is True
+    assert scores._on_tensor(1, True, None) is False  # no more is asked for
+    assert scores._on_tensor(1, False, None) is True
+    with pytest.raises(LocalknobsError, match="Attention cannot be read: a tensor of another layout"):
+        scores.scores(0)

@@ -13,7 +13,6 @@ from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from localknobs.errors import LocalknobsError
 from localknobs.library import SOURCES, ModelEntry, RemovalPlan, list_models, plan_removal, remove
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
@@ -238,14 +237,15 @@ class ModelsScreen(Screen[Wish | None]):
         note = "The path of a GGUF file. To have it in this list: localknobs import"
         self.app.push_screen(TextDialog("Open a file", note=note, several_lines=False), named)
 
-    def action_delete(self) -> None:
+    @work(group="plan", exclusive=True, exit_on_error=False)
+    async def action_delete(self) -> None:
         """Ask, then delete the marked model's files; only the own ones."""
         if (entry := self.marked) is None:
             return
         try:
-            plan = plan_removal(entry)
-        except LocalknobsError as error:
-            self.notify(str(error), severity="warning", timeout=8)
+            plan = await asyncio.to_thread(plan_removal, entry)  # it looks into folders
+        except Exception as error:
+            self.notify(str(as_ours(error, "looking at its files")), severity="warning", timeout=8)
             return
 
         def answered(choice: str | None) -> None:
