@@ -154,8 +154,8 @@ def test_every_placement_knob_reaches_llama_cpp_and_the_answer_stays_the_same(op
 def test_what_nothing_can_refuse_costs_the_worker_alone_and_is_told(random_model, tmp_path, way):
     """Calls that no setting makes: should one ever be made, it is an error with the log's last lines.
 
-    `no_alloc` is a plan of a file that is mapped (`planner.py` maps none); `in place` quantizes a file onto itself, which
-    `refuse_same_file` refuses (tests/convert/test_quantize_failures.py).
+    `no_alloc` is a plan of a file that is mapped (`planner.py` maps none); `in place` quantizes a file onto itself (see
+    `refuse_same_file` and tests/convert/test_quantize_failures.py).
     """
     script = Path(__file__).with_name("crashing_worker.py")
     file = shutil.copy(random_model, tmp_path / "copy.gguf")
