@@ -28,6 +28,7 @@ PLACES: tuple[Place, ...] = (
     Place("get", "Get models", "F12", "search the hub, see what fits, fetch it", ("pull",)),
     Place("adapters", "Adapters", "Alt+A", "LoRA adapters and control vectors on the model, a slider each"),
     Place("forge", "Forge", "^g", "merge adapters, convert checkpoints, quantize", ("quantize",)),
+    Place("tune", "Tune", "Alt+U", "teach a model: from a file of examples to an adapter", ("finetune",)),
     Place("context", "Context", "F6", "how far the model sees, by what means, at what price", ("context",)),
     Place(
         "measure", "Measure", "Alt+M", "what a change did: quality against size, before and after", ("eval", "reports")

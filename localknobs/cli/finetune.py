@@ -190,6 +190,7 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
     if as_json:
         print_json({
             "folder": result.folder, "gguf": result.gguf, "base_file": result.base_file,
+            "method": plan.base.method,
             "before": before, "after": after, "steps": result.steps,
             "best_step": result.best_step, "seconds": result.seconds, "data": result.data, "signs": result.signs,
             "sample": result.sample, "proof": asdict(result.proof) if result.proof else None,
@@ -225,6 +226,8 @@ def _show_result(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
 
 def _next_commands(plan: TunePlan, result: TuneResult) -> list[str]:
     """Return what one would type next."""
+    from localknobs.tune.stopped import name_of_base
+
     base, folder, gguf = (shlex.quote(str(path)) for path in (plan.config.base, result.folder, result.gguf))
     if plan.base.method == "full":
         return [f"To chat with it: localknobs chat {gguf if result.gguf else folder}"]
@@ -235,7 +238,8 @@ def _next_commands(plan: TunePlan, result: TuneResult) -> list[str]:
             f"To chat with it: localknobs chat {file} --lora {folder}",
             f"To measure it: localknobs eval {shlex.quote(f'{file} --lora {gguf}')} {file}",
         ]
-    beside = [f"To chat with it: localknobs chat GGUF_OF_THE_BASE --lora {folder}"] if result.gguf else []
+    file = "built-in" if name_of_base(plan.config.base.absolute()) == "built-in" else "GGUF_OF_THE_BASE"
+    beside = [f"To chat with it: localknobs chat {file} --lora {folder}"] if result.gguf else []
     return [
         *beside,
         f"To make a small file with it merged in: localknobs quantize {base} Q4_K_M --lora {folder}",

@@ -73,7 +73,7 @@ def flag_words(values: Mapping[str, Value]) -> list[str]:
     """Return values as words of a command line; a switch that is off has none."""
     words: list[str] = []
     for name, value in values.items():
-        row = KNOBS[name]
+        row = ALL_KNOBS[name]
         if row.words and value:
             words += [row.flags[0], *str(value).split()]
         elif row.kind == "texts" and value and not any(str(text).startswith("[") for text in value):  # type: ignore[union-attr]

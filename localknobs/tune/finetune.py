@@ -31,6 +31,7 @@ from localknobs.tune.plan import STATE, TunePlan
 from localknobs.tune.proof import Proof, prove, prove_model, prove_over_file
 from localknobs.tune.ranks import count_here, rank
 from localknobs.tune.signs import signs_of
+from localknobs.tune.stopped import RUN, write_run
 from localknobs.units import size_text
 
 STOP_S = 20.0
@@ -124,6 +125,7 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
         return result
     if plan.base.quantizing and made and not made.is_file():
         yield from (event for event in quantize(plan.base.quantizing) if not isinstance(event, Wrote))
+    write_run(plan.run_folder, plan.config)
     with partial_folder(plan.config.output) as beside:
         try:
             yield from _train(plan, beside, checkpoint, result)
@@ -135,7 +137,8 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
     if made:  # the adapter learned the error of this very file
         result.base_file = result.folder / made.name
         os.replace(made, result.base_file)
-    state.unlink(missing_ok=True)
+    for file in (state, plan.run_folder / RUN):
+        file.unlink(missing_ok=True)
     yield Wrote(plan.config.output)
     if plan.config.prove:
         try:
@@ -201,8 +204,8 @@ def _told(message: Mapping[str, Any], plan: TunePlan, result: TuneResult) -> Job
                 f"{result.data['cut_line']:,}: --seq-length",
                 "warning",
             )
-        if plan.held_out and plan.config.answers:
-            yield Started("answers before", 0, "questions")
+        if asked := _asked(plan):
+            yield Started("answers before", asked, "questions")
     elif "begun" in message:
         if message["begun"]:
             yield Noted(f"Taken up after step {message['begun']:,} of {message['steps']:,}, where it was stopped.")
@@ -226,6 +229,8 @@ def _told(message: Mapping[str, Any], plan: TunePlan, result: TuneResult) -> Job
         yield Noted(
             f"The held-out loss falls no more: stopped early; the adapter of step {message['enough']:,} is kept."
         )
+    elif "measuring" in message:
+        yield Started("measuring what was kept", _asked(plan), "questions")
     elif "asked" in message:
         yield Advanced(1)
     elif "finished" in message:
@@ -233,6 +238,11 @@ def _told(message: Mapping[str, Any], plan: TunePlan, result: TuneResult) -> Job
         result.before, result.after = found["before"], found["after"]
         result.steps, result.best_step = found["step"], found["best_step"] or found["step"]
         result.seconds, result.sample, result.losses = found["seconds"], found["sample"], found["losses"]
+
+
+def _asked(plan: TunePlan) -> int:
+    """Return how many held-out questions are answered, before and after."""
+    return sum(example.kind == "chat" for example in plan.held_out[: plan.config.answers])
 
 
 def _measured(found: Mapping[str, float], step: int) -> Job[None]:

@@ -91,6 +91,7 @@ def _run(order: dict[str, Any], say: Say) -> None:
     training = Training(numbers, trainee, material, tokenizer, tell, stop.is_set, ranks)
     if not training.run():
         return
+    say({"measuring": True})
     after = training.measure()
     progress, written = training.progress, training.sample()
     if not ranks.rank:

@@ -52,6 +52,7 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "alt+v", "ab", "A/B", "two models or settings answer the same prompt; vote, blind if wished", in_footer=False
     ),
+    Action("alt+u", "tune", "Tune", "teach a model: from a file of examples to an adapter", in_footer=False),
     Action("alt+j", "jobs", "Jobs", "what runs and what ran, how far it is, and stop it", in_footer=False),
     Action("alt+m", "measure", "Measure", "what a change did to a model: quality against size", in_footer=False),
     Action("alt+a", "adapters", "Adapters", "put adapters on the model, each with a slider", in_footer=False),

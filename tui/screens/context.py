@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Footer, Static
@@ -31,6 +31,7 @@ from localknobs.tui.cards import keys_help, knob_card
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.knob_editing import edit_knob
 from localknobs.tui.screens.text_dialog import TextDialog
+from localknobs.tui.widgets.field_list import FieldList
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.memory_bill import MemoryBill
 from localknobs.tui.widgets.plot import Line, Picture, Plot
@@ -104,8 +105,6 @@ class ContextScreen(Screen[ContextChosen | None]):
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings(ACTIONS),
-        Binding("down,j", "neighbour(1)", show=False),
-        Binding("up,k", "neighbour(-1)", show=False),
     ]
     WORK: ClassVar[str] = "context"
 
@@ -125,7 +124,7 @@ class ContextScreen(Screen[ContextChosen | None]):
     def compose(self) -> ComposeResult:
         """Lay out knobs and memory on the left, words and pictures on the right."""
         with Horizontal():
-            with VerticalScroll(id="knobs", can_focus=False):
+            with FieldList(id="knobs"):
                 yield Static(printable(self._header.name), id="model", markup=False)
                 yield KnobRow(TARGET, self._length, self._own.window)
                 yield KnobRow(WAY, "model", "model")
@@ -216,13 +215,6 @@ class ContextScreen(Screen[ContextChosen | None]):
         self.values.update({row.name: row.default for row in knobs_of("context")})
         self._propose(self._length, take=False)
         self._show()
-
-    def action_neighbour(self, direction: int) -> None:
-        """Go to the next or previous row."""
-        if direction > 0:
-            self.focus_next(KnobRow)
-        else:
-            self.focus_previous(KnobRow)
 
     # ---- what they do -------------------------------------------------------------------------
 

@@ -51,9 +51,12 @@ class Dialogs(ModelScreen):
 
     def _wished(self, wish: Wish | None) -> None:
         if wish and wish.what == "chat":
+            if wish.adapter:
+                self.load_values["lora"] = (wish.adapter,)
+                self.show_knobs()
             self.use_model(wish.model)
         elif wish and wish.what == "forge":
-            self._open_forge(wish.model)
+            self._open_forge(wish.model, wish.adapter)
         elif wish and wish.what == "measure":
             self._open_measure(wish.model, fresh=True)
         elif wish and wish.what == "go":
@@ -115,10 +118,16 @@ class Dialogs(ModelScreen):
         """Open the Forge; what it made can be chatted with at once."""
         self._open_forge(self.wanted_name)
 
-    def _open_forge(self, source: str) -> None:
+    def _open_forge(self, source: str, adapters: str = "") -> None:
         from localknobs.tui.screens.forge import ForgeScreen
 
-        self.app.push_screen(ForgeScreen(source), self._model_chosen)
+        self.app.push_screen(ForgeScreen(source, adapters), self._model_chosen)
+
+    def action_tune(self) -> None:
+        """Train an adapter; it can be chatted with, or merged."""
+        from localknobs.tui.screens.tune import TuneScreen
+
+        self.app.push_screen(TuneScreen(), self._wished)
 
     def action_measure(self) -> None:
         """Measure models; what runs or ran last is shown, else the chat's model with the adapters that are on it."""

@@ -49,6 +49,7 @@ class ForgeScreen(Screen[str | None]):
 
     Args:
         source: What to begin with: a path, a name of the library, or `built-in`.
+        adapters: Those to merge, as the field takes them.
     """
 
     DEFAULT_CSS = """
@@ -77,9 +78,9 @@ class ForgeScreen(Screen[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(ACTIONS, priority=True)]
     WORK: ClassVar[str] = "quantize"
 
-    def __init__(self, source: str = BUILT_IN) -> None:
+    def __init__(self, source: str = BUILT_IN, adapters: str = "") -> None:
         super().__init__()
-        self._source = source
+        self._source, self._adapters = source, adapters
         self._planning: ChildJob | None = None
         self._pause: Timer | None = None
         self._plan: dict[str, Any] | None = None
@@ -92,7 +93,7 @@ class ForgeScreen(Screen[str | None]):
                 yield Static("What to make files of", classes="label")
                 yield Input(self._source, id="source", placeholder="a checkpoint's folder, a GGUF, a model's name")
                 yield Static("Adapters to merge, PATH or PATH:SCALE, commas between", classes="label")
-                yield Input(id="adapters", placeholder="none")
+                yield Input(self._adapters, id="adapters", placeholder="none")
                 yield Static("Where to", classes="label")
                 yield Input(str(models_folder()), id="folder")
                 yield Static("Types: Space marks; several cost one reading", classes="label")

@@ -1,4 +1,4 @@
-"""A line picture of two curves over a shaded part, drawn with the dots of braille letters: eight a cell."""
+"""A picture of curves, over a shaded part where there is one, drawn with the dots of braille letters: eight a cell."""
 
 from __future__ import annotations
 
@@ -42,22 +42,24 @@ class Picture:
 
     Args:
         title: Above it.
-        shade: The part beneath this curve is shaded, as far to the right as it goes.
-        shade_name: What the legend calls the shaded part; empty where nothing is shaded.
         lines: The curves; where two meet, the later one is seen.
         x_name, y_name: What the axes count.
+        shade: The part beneath this curve is shaded, as far to the right as it goes; empty for none.
+        shade_name: What the legend calls the shaded part.
         log: Whether the height is logarithmic; values of 0 stand at its lower end.
         low: Lower end of a logarithmic height.
+        last: Right end, where the curves are still on their way there; 0 for where they end.
     """
 
     title: str
-    shade: Points
-    shade_name: str
     lines: tuple[Line, ...]
     x_name: str
     y_name: str
+    shade: Points = ()
+    shade_name: str = ""
     log: bool = False
     low: float = 0.0
+    last: float = 0.0
 
 
 class Plot(Widget):
@@ -84,7 +86,7 @@ class Plot(Widget):
     def _legend(self, picture: Picture) -> Text:
         theme = self.app.theme_variables
         text = Text()
-        if picture.shade_name:
+        if picture.shade:
             text = Text.assemble(("  ", Style(bgcolor=theme[SHADE])), f" {picture.shade_name}")
         for line in picture.lines:
             text.append("  ⣀⠤⠒ ", theme[line.colour])
@@ -146,7 +148,9 @@ def _ends(picture: Picture) -> tuple[float, float, float]:
     """Return the first and last place and the greatest height."""
     points = [point for line in picture.lines for point in line.points]
     top = max((y for _, y in points), default=1.0)
-    return points[0][0], max(x for x, _ in points), max(top, picture.low * 10, 1e-9)
+    first = min((x for x, _ in points), default=0.0)
+    last = max([picture.last, *(x for x, _ in points)])
+    return first, max(last, first + 1e-9), max(top, picture.low * 10, 1e-9)
 
 
 def _at(points: Points, x: float) -> float | None:
