@@ -62,7 +62,7 @@ def _with_adapter(order: Mapping[str, Any], device: str, dtype: Any) -> Any:
         use_dora=order["dora"], target_modules=list(order["modules"]), bias="none", task_type="CAUSAL_LM",
     )  # fmt: skip
     layers = order.get("layers", 0)
-    if order["gguf"] and Path(order["gguf"]).is_file():
+    if order["gguf"] and not (layers and not Path(order["gguf"]).is_file()):  # to be timed before it is made
         from localknobs.convert.torch_gguf import load_gguf_model
 
         base = load_gguf_model(Path(order["base"]), Path(order["gguf"]), dtype=dtype, device=device, layers=layers)

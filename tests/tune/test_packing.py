@@ -89,3 +89,22 @@ def test_a_packed_training_has_the_losses_of_one_that_is_not(base, tmp_path):
         return drain(finetune(plan_finetune(config))).losses
 
     assert losses("packed", packing="on") == pytest.approx(losses("plain"), abs=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"at_once": 1}, {"at_once": 3}, {"pack": 64}, {"checkpointing": True}])
+def test_what_is_computed_at_once_changes_no_loss(base, tmp_path, changes):
+    from localknobs.tune.finetune import _order
+    from localknobs.tune.trainee import load_trainee
+    from localknobs.tune.training import Material, Training
+
+    plan = plan_finetune(tiny_config(base, tmp_path, knobs={"lora_dropout": 0.0, "accumulation": 2}))
+
+    def losses(**changed):
+        order = {**_order(plan, tmp_path / "out"), "steps": 3, "look_every": 9, "sample_every": 9, **changed}
+        trainee = load_trainee(order)[0]
+        material = Material(EXAMPLES * 4, [], [], [], [])
+        run = Training(order, trainee, material, None, lambda message: None, lambda: False)
+        assert run.run()
+        return run.progress.losses
+
+    assert losses(**changes) == pytest.approx(losses(), abs=1e-4)
