@@ -27,10 +27,11 @@ def as_gguf(text: str) -> str:
     if not (folder / "adapter_config.json").is_file() or any(folder.glob("*.gguf")):
         return text
     mark = hashlib.sha256(f"{folder.resolve()} {fingerprint(folder)}".encode("utf-8", "replace")).hexdigest()
-    output = cache_folder() / "adapters" / f"{folder.resolve().name}-{mark[:16]}.gguf"
+    output = cache_folder() / "adapters" / mark[:16] / f"{folder.resolve().name}.gguf"  # its name is shown
     if not output.is_file():
+        plan = plan_lora(LoraConfig(folder, _base_of(folder), output))
         output.parent.mkdir(parents=True, exist_ok=True)
-        drain(convert_lora(plan_lora(LoraConfig(folder, _base_of(folder), output))))
+        drain(convert_lora(plan))
     return text_of(str(output), scale)
 
 

@@ -66,6 +66,8 @@ def _of_folder(folder: Path) -> Iterator[tuple[AdapterKind, Path]]:
             continue
         if kind in KNOB_OF:
             yield kind, path.absolute()
+    for config in sorted(folder.glob("*/adapter_config.json"))[:_MOST_HERE]:
+        yield "adapter", config.parent.absolute()
 
 
 def _trouble(kind: AdapterKind, path: Path, model: Header) -> str:

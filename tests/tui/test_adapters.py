@@ -162,3 +162,18 @@ async def test_the_knobs_row_and_the_menu_lead_to_the_list(opened, files):
         await choose(pilot, screen, "escape")
         await pilot.press("f7", *"adapters", "enter")
         await choose(pilot, screen, "escape")
+
+
+async def test_what_lies_in_the_present_folder_is_listed_once(opened, files, tmp_path):
+    for name, whole in (("tuned", True), ("peft-alone", False)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+        if whole:
+            (tmp_path / name / f"{name}.gguf").write_bytes(Path(files["mine"]).read_bytes())
+    async with opened() as (pilot, screen):
+        await pilot.press("alt+a")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
+        listed = pilot.app.screen.query_one(OptionList)
+        keys = [str(listed.get_option_at_index(at).id) for at in range(listed.option_count)]
+        assert [Path(key).name for key in keys[:4]] == ["calm.gguf", "mine.gguf", "peft-alone", "tuned.gguf"]
+        assert str(tmp_path / "tuned") not in keys
