@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from localknobs.cli.output import ask, note
 from localknobs.errors import BadValue, Stopped
-from localknobs.library import find_entry, plan_removal, remove
+from localknobs.library import RemovalPlan, find_entry, plan_removal, remove
 from localknobs.terminal_text import printable
 from localknobs.units import size_text
 
@@ -23,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Say what goes, ask, and remove it."""
-    plans = [plan_removal(find_entry(name)) for name in dict.fromkeys(options.models)]
+    plans = [_plan(name) for name in dict.fromkeys(options.models)]
     for plan in plans:
         for path in plan.paths:
             print(printable(f"{path}/" if path.is_dir() and not path.is_symlink() else f"{path}"))
@@ -42,3 +44,13 @@ def run(options: Namespace) -> int:
         remove(plan)
     note(f"Removed; {total} freed.")
     return 0
+
+
+def _plan(name: str) -> RemovalPlan:
+    entry = find_entry(name)
+    if Path(os.path.abspath(os.path.expanduser(name))) in entry.also_at:
+        raise BadValue(
+            f"{name} is another copy of {entry.name}, and {entry.path} would go in its place",
+            f"Delete the copy yourself, or name the model: localknobs rm {entry.name}",
+        )
+    return plan_removal(entry)

@@ -99,6 +99,9 @@ def _matching(name: str) -> tuple[Found, tuple[Path, ...]]:
     everything = discover()[0]
     rows = [row for row, _ in everything]
     place = os.path.abspath(os.path.expanduser(name)) if name else ""
+    for row, copies in everything:
+        if place and any(str(copy) == place for copy in copies):
+            return row, copies
     spec = re.sub("@(?=[^@/]+$)", ":", _HUB_ADDRESS.sub("", name))
     low = spec.lower()
     ways: tuple[Callable[[Found], bool], ...] = (

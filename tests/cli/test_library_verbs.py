@@ -9,6 +9,7 @@ from gguf_files import small_gguf
 from library_trees import COMMIT, hugging_face, ollama, projector, put
 from repository import REPOSITORY
 
+from localknobs.library import find_entry
 from localknobs.paths import models_folder
 
 
@@ -132,3 +133,14 @@ def test_a_checkpoint_of_the_hub_is_quantized_and_converted_by_its_name(run, hom
     done = run("convert", "org/Base", "-o", tmp_path, "--skip-token-check")
     assert done.returncode == 0 and [file.name for file in tmp_path.glob("Base-*.gguf")], done.stderr
     assert run("fit", "org/Base").stdout.startswith("Base on ")
+
+
+def test_another_copy_of_a_model_is_found_by_its_path_and_never_removes_the_first(run, home):
+    first, copy = put(models_folder() / "first.gguf"), models_folder() / "second.gguf"
+    os.link(first, copy)
+    entry = find_entry(str(copy))
+    assert {entry.path, *entry.also_at} == {first, copy}
+    assert "also" in run("show", entry.also_at[0]).stdout.lower()
+    refused = run("rm", "--yes", entry.also_at[0])
+    assert refused.returncode == 2 and "another copy of" in refused.stderr
+    assert first.exists() and copy.exists()
