@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 
+import pytest
 from scripted_engine import PROCESS_S, until
 from textual.widgets import Input
 
@@ -64,6 +65,7 @@ async def test_a_prompt_is_counted_with_the_models_and_the_chats_settings(opened
         await until(pilot, lambda: finding(screen, "long-prompt") == "", "a finding of another prompt is not shown")
 
 
+@pytest.mark.slow
 async def test_every_symptom_is_probed_in_one_go_and_what_is_stopped_keeps_the_rest(opened):
     async with opened() as (pilot, chat):
         await diagnose(pilot)

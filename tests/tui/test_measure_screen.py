@@ -98,6 +98,7 @@ async def test_a_quant_is_measured_against_the_parent_that_is_proposed(opened, h
         assert screen.has_class(REPORT)
 
 
+@pytest.mark.slow
 async def test_a_stopped_run_keeps_what_was_measured_and_goes_on_after_the_screen_was_left(opened, home, shelf):
     (home / "text.txt").write_text(TEXT * 16, encoding="utf-8")
     slow = write_random_model(shelf / "slow.gguf", layers=4, width=512, heads=8, kv_heads=8, feed_forward=1536)
