@@ -58,7 +58,7 @@ FIELDS: tuple[tuple[str, str, str], ...] = (
     ("base", "Base", "a checkpoint's folder or name; Enter lists them"),
     ("data", "Data", "a file of examples; Enter lists some"),
     ("output", "Adapter", "a name, or a path to write to"),
-    ("sample", "Ask it", "now and then; else a held-out question"),
+    ("sample", "Ask it", "a prompt to try on the way"),
 )
 
 
