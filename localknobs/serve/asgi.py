@@ -21,23 +21,28 @@ SLOWEST_BODY_S = 60.0
 
 
 async def json_object(scope: Scope, receive: Receive) -> dict[str, Any]:
-    """Return the JSON object in a request's body.
+    """Return the JSON object in a request's body; raises `Refused`."""
+    body = await json_value(scope, receive)
+    if not isinstance(body, dict):
+        raise Refused(400, "The body must be a JSON object.", code="invalid_json")
+    return body
+
+
+async def json_value(scope: Scope, receive: Receive) -> Any:
+    """Return the JSON in a request's body.
 
     Raises:
-        Refused: it is too large, too slow, or no JSON object.
+        Refused: it is too large, too slow, or no JSON.
     """
     try:
         data = await asyncio.wait_for(_body(scope, receive), SLOWEST_BODY_S)
     except TimeoutError:
         raise Refused(408, f"The body did not come within {SLOWEST_BODY_S:.0f} s.", code="timeout") from None
     try:
-        body = json.loads(data, parse_constant=_no_number)
+        return json.loads(data, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
         raise Refused(400, f"The body is not JSON: {reason}.", code="invalid_json") from None
-    if not isinstance(body, dict):
-        raise Refused(400, "The body must be a JSON object.", code="invalid_json")
-    return body
 
 
 def _no_number(text: str) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from localknobs.engine import Event, Finished, Stats
+from localknobs.engine.adapter_files import path_and_scale, text_of
 from localknobs.engine.client import Engine
 from localknobs.engine.controls import Plan
 from localknobs.knobs import Value
@@ -28,6 +29,8 @@ class Desk:
         most_waiting: Requests that may wait; one more is refused.
 
     Attributes:
+        adapters: Names of the adapters that were loaded with the model.
+        scales: Theirs, for requests that name none; a change counts from the next request on.
         waiting: Requests in the line.
         prompt_tokens, prompt_s, predicted_tokens, predicted_s: Sums over all answers; reused tokens do not count.
     """
@@ -36,6 +39,9 @@ class Desk:
         self.engine = engine
         self.defaults = defaults
         self.most_waiting = most_waiting
+        named = [path_and_scale(text) for text in engine.settings.lora]
+        self.adapters = tuple(name for name, _ in named)
+        self.scales = self._on = tuple(scale for _, scale in named)
         self.waiting = 0
         self.prompt_tokens = self.predicted_tokens = 0
         self.prompt_s = self.predicted_s = 0.0
@@ -85,6 +91,7 @@ class Desk:
     ) -> None:
         """Put an answer's events, in the engine's thread; the last item is None."""
         try:
+            self._use_scales(self.scales if question.scales is None else question.scales)
             values = {**self.defaults, **question.values}
             if question.schema is not None:
                 values["grammar"] = self.engine.grammar_of_schema(question.schema)
@@ -100,6 +107,12 @@ class Desk:
             put(error)
         finally:
             put(None)
+
+    def _use_scales(self, scales: tuple[float, ...]) -> None:
+        """Let adapters act so strongly from the next answer on; what each setting has read stays for its return."""
+        if scales != self._on:
+            self.engine.use_settings({"lora": tuple(map(text_of, self.adapters, scales))})
+            self._on = scales
 
     async def ask(self, work: Callable[[Engine], Result]) -> Result:
         """Wait for the turn, and return what some short work on the engine returns; raises as `answer` does."""

@@ -9,12 +9,13 @@ from typing import Any
 from localknobs import version
 from localknobs.knobs import KNOBS
 from localknobs.serve.answering import Answering
-from localknobs.serve.asgi import Receive, Scope, Send, json_object, send_bytes, send_json
+from localknobs.serve.asgi import Receive, Scope, Send, json_object, json_value, send_bytes, send_json
 from localknobs.serve.desk import Desk
 from localknobs.serve.fields import switch
 from localknobs.serve.questions import chat_question, text_question
 from localknobs.serve.refused import Refused, refusal_of
 from localknobs.serve.replies import Reply
+from localknobs.serve.scales import scales_of
 
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -42,6 +43,7 @@ class Paths:
             "/props": {"GET": self.props},
             "/tokenize": {"POST": self.tokenize},
             "/detokenize": {"POST": self.detokenize},
+            "/lora-adapters": {"GET": self.adapters, "POST": self.scale_adapters},
             "/metrics": {"GET": self.metrics},
             **openai,
         }
@@ -74,14 +76,14 @@ class Paths:
     async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a conversation."""
         body = await self._body(scope, receive)
-        question = chat_question(body, self._desk.engine.info.context_size)
+        question = chat_question(body, self._desk.engine.info.context_size, len(self._desk.adapters))
         reply = Reply(self._names[0], chat=True, scored=question.likeliest >= 0)
         await Answering(self._desk, question, reply)(scope, receive, send)
 
     async def text(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Continue a text as it is."""
         body = await self._body(scope, receive)
-        question = text_question(body, self._desk.engine.info.context_size)
+        question = text_question(body, self._desk.engine.info.context_size, len(self._desk.adapters))
         reply = Reply(self._names[0], chat=False, scored=question.likeliest >= 0, echo=question.echo)
         await Answering(self._desk, question, reply)(scope, receive, send)
 
@@ -136,6 +138,16 @@ class Paths:
         except ValueError as error:
             raise refusal_of(error, "tokens") from None
         await send_json(send, 200, {"content": b"".join(spellings).decode("utf-8", "replace")})
+
+    async def adapters(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """List the adapters with the scales of requests that name none, as llama-server does."""
+        rows = zip(self._desk.adapters, self._desk.scales, strict=True)
+        await send_json(send, 200, [{"id": at, "path": name, "scale": scale} for at, (name, scale) in enumerate(rows)])
+
+    async def scale_adapters(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Change these scales from the next request on."""
+        self._desk.scales = scales_of(await json_value(scope, receive), len(self._desk.adapters), None)
+        await send_json(send, 200, {"success": True})
 
     async def metrics(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Tell sums and the line, as Prometheus reads them, under llama-server's names."""

@@ -10,6 +10,7 @@ from localknobs.engine import Message
 from localknobs.knobs import Value
 from localknobs.serve.fields import sampling_of, switch
 from localknobs.serve.refused import Refused
+from localknobs.serve.scales import scales_of
 
 MOST_LIKELIEST = 20
 """Most tokens that are named beside each one, as OpenAI has it."""
@@ -29,6 +30,7 @@ class Question:
         with_usage: Whether a stream ends with the counts.
         likeliest: How many of the likeliest tokens are named beside each one; -1 names not even that one.
         fresh: Whether the prompt is read from its beginning, whatever the cache holds.
+        scales: A scale for each adapter of the server, for this answer alone; None takes the server's.
         echo: Text that the answer begins with: the raw prompt, where it is asked for.
         notes: What the reply says about the request.
     """
@@ -41,12 +43,18 @@ class Question:
     with_usage: bool = False
     likeliest: int = -1
     fresh: bool = False
+    scales: tuple[float, ...] | None = None
     echo: str = ""
     notes: tuple[str, ...] = ()
 
 
-def chat_question(body: Mapping[str, Any], context_size: int) -> Question:
+def chat_question(body: Mapping[str, Any], context_size: int, adapters: int = 0) -> Question:
     """Read a request to `/v1/chat/completions`.
+
+    Args:
+        body: The request.
+        context_size: Tokens the context has.
+        adapters: How many the server has.
 
     Raises:
         Refused: a field is wrong, missing, or asks for what is not there.
@@ -58,12 +66,14 @@ def chat_question(body: Mapping[str, Any], context_size: int) -> Question:
     elif _count(body, "top_logprobs", 0):
         raise Refused(400, "`top_logprobs` needs `logprobs`: true.", param="top_logprobs")
     return Question(
-        prompt=messages, continue_last=messages[-1]["role"] == "assistant", **_shared(body, context_size, likeliest)
+        prompt=messages,
+        continue_last=messages[-1]["role"] == "assistant",
+        **_shared(body, context_size, adapters, likeliest),
     )
 
 
-def text_question(body: Mapping[str, Any], context_size: int) -> Question:
-    """Read a request to `/v1/completions`; raises as `chat_question` does."""
+def text_question(body: Mapping[str, Any], context_size: int, adapters: int = 0) -> Question:
+    """Read a request to `/v1/completions`; takes and raises what `chat_question` does."""
     prompt = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         prompt = prompt[0]
@@ -72,11 +82,11 @@ def text_question(body: Mapping[str, Any], context_size: int) -> Question:
         raise Refused(400, f"`prompt` {what}.", param="prompt")
     likeliest = _count(body, "logprobs", -1) if body.get("logprobs") is not False else -1
     return Question(
-        prompt=prompt, echo=prompt if switch(body, "echo") else "", **_shared(body, context_size, likeliest)
+        prompt=prompt, echo=prompt if switch(body, "echo") else "", **_shared(body, context_size, adapters, likeliest)
     )
 
 
-def _shared(body: Mapping[str, Any], context_size: int, likeliest: int) -> dict[str, Any]:
+def _shared(body: Mapping[str, Any], context_size: int, adapters: int, likeliest: int) -> dict[str, Any]:
     """Return what both kinds of requests have."""
     values, notes = sampling_of(body, context_size)
     schema = _schema(body, values)
@@ -88,6 +98,7 @@ def _shared(body: Mapping[str, Any], context_size: int, likeliest: int) -> dict[
         "values": values, "notes": notes, "schema": schema, "likeliest": max(likeliest, asked or -1),
         "stream": switch(body, "stream"), "with_usage": switch(options or {}, "include_usage", "stream_options."),
         "fresh": not switch(body, "cache_prompt", default=True),
+        "scales": None if body.get("lora") is None else scales_of(body["lora"], adapters, "lora"),
     }  # fmt: skip
 
 
