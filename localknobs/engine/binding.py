@@ -29,7 +29,7 @@ def _load(name: str) -> Any:
             return importlib.import_module(full_name)
         spec = importlib.util.find_spec(_PACKAGE)
         if spec is None or spec.submodule_search_locations is None:
-            raise ModuleNotFoundError(f"No module named {_PACKAGE!r}", name=_PACKAGE)
+            return importlib.import_module(full_name)  # fails with the reason that is told
         package = ModuleType(_PACKAGE)
         package.__path__ = list(spec.submodule_search_locations)
         sys.modules[_PACKAGE] = package

@@ -54,6 +54,13 @@ GROUPS: dict[str, GroupBoxes] = {
     "Live adapters": GroupBoxes(
         "In files beside the model, which stays as it is.", "What the files were made for against all the rest."
     ),
+    "Method": GroupBoxes(
+        "In the training; what it makes is an adapter beside the base, or (full) a model of its own.",
+        "Memory against how much of the model can change.",
+    ),
+    "Watching": GroupBoxes(
+        "In the training and its curves, which lie beside the adapter.", "Time for a look against knowing early."
+    ),
     "Adapter": GroupBoxes(_TRAINING, "Room to learn against memory, time, and what the model knew before."),
     "Training": GroupBoxes(_TRAINING, "Time and memory against how well, and how narrowly, the examples are learned."),
     "Data": GroupBoxes(_TRAINING, "More to see in an example against memory and time."),
