@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from localknobs.bench.config import BenchConfig, Case, CaseResult, cases
+from localknobs.bench.record import speed_record
 from localknobs.bench.run import bench
 
-__all__ = ["BenchConfig", "Case", "CaseResult", "bench", "cases"]
+__all__ = ["BenchConfig", "Case", "CaseResult", "bench", "cases", "speed_record"]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from localknobs.bench.config import BenchConfig, Case, CaseResult, cases
+from localknobs.bench.record import speed_record
 from localknobs.engine import load
 from localknobs.engine.checks import cache_bytes_per_token
 from localknobs.engine.client import Engine
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import EngineDied, LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header, shard_paths
-from localknobs.hardware import available_memory_bytes, processor_name
+from localknobs.hardware import available_memory_bytes
 from localknobs.jobs import Advanced, JobEvent, Noted, Started
-from localknobs.knobs import Value
 from localknobs.measured_speeds import MeasuredSpeed, remember_speeds
 
 OPEN_SHARE = 0.6
@@ -122,31 +121,19 @@ def _records(config: BenchConfig, measured: Sequence[_Measured], models: _OpenMo
     """Return what is worth remembering, the fastest last; depths are not, as estimates are of an empty context."""
     if config.depth or models.last is None:
         return []
-    info, now = models.last.info, datetime.now(UTC).isoformat(timespec="seconds")
+    info, header = models.last.info, read_header(config.model)
     results = sorted((one.result() for one in measured), key=lambda one: (one.generation_speed, one.prompt_speed))
     return [
-        MeasuredSpeed(
-            model=str(config.model),
-            size_bytes=info.size_bytes,
-            architecture=info.architecture,
-            quant=read_header(config.model).quant,
-            parameters=info.parameters,
-            settings={"threads": one.case.settings.threads, **_turned(one.case.settings)},
+        speed_record(
+            header,
+            one.case.settings,
+            threads=one.case.settings.threads,
             devices=one.devices,
-            processor=processor_name(),
-            prompt_tokens=config.prompt if one.prompt else 0,
-            prompt_tokens_per_s=round(one.prompt_speed, 3),
-            generated_tokens=config.generate if one.generation else 0,
-            generation_tokens_per_s=round(one.generation_speed, 3),
-            when=now,
+            size_bytes=info.size_bytes,
+            parameters=info.parameters,
+            prompt=(config.prompt if one.prompt else 0, one.prompt_speed),
+            generated=(config.generate if one.generation else 0, one.generation_speed),
         )
         for one in results
         if one.prompt or one.generation
     ]
-
-
-def _turned(settings: LoadSettings) -> dict[str, Value]:
-    """Return the loading knobs that are not at their defaults, but for those of one run."""
-    own = LoadSettings(model=settings.model)
-    names = (name for name in LoadSettings.__slots__ if name not in ("model", "n_ctx", "threads"))
-    return {name: getattr(settings, name) for name in names if getattr(settings, name) != getattr(own, name)}

@@ -205,6 +205,16 @@ class LoadedModel:
         lib.llama_memory_seq_add(self.memory, 0, begin, -1, by)
 
     @property
+    def parameters(self) -> int:
+        """How many there are in all tensors."""
+        return int(lib.llama_model_n_params(self.pointer))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return int(lib.llama_model_size(self.pointer))
+
+    @property
     def can_shift(self) -> bool:
         """Whether llama.cpp can move positions of this cache at all; not whether the numbers stay right."""
         return bool(lib.llama_memory_can_shift(self.memory))

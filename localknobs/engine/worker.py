@@ -215,14 +215,13 @@ class Worker:
             begin_token=model.begin_token,
             renderer=self._renderer,
         )
-        parameters = int(llama.lib.llama_model_n_params(model.pointer))
         info = ModelInfo(
             path=str(settings.model),
             name=header.name,
             architecture=header.architecture,
-            description=f"{header.architecture} {count_text(parameters)} {header.quant}",
-            parameters=parameters,
-            size_bytes=int(llama.lib.llama_model_size(model.pointer)),
+            description=f"{header.architecture} {count_text(model.parameters)} {header.quant}",
+            parameters=model.parameters,
+            size_bytes=model.size_bytes,
             context_size=model.context_size,
             context_trained=header.context_trained,
             vocabulary_size=model.vocabulary_size,

@@ -10,7 +10,7 @@ it is exactly 0 for a model and itself, never below 0, and right to 7 digits whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +43,11 @@ class Comparison:
 
     Args:
         surprises: The model's.
-        base_surprises: The parent's.
         kls: KL divergence from the parent, in nats.
         same_top: Whether the likeliest tokens agree.
     """
 
     surprises: Floats
-    base_surprises: Floats
     kls: Floats
     same_top: npt.NDArray[np.bool_]
 
@@ -61,12 +59,23 @@ def blocks(logits: Logits) -> Iterator[slice]:
     return (slice(begin, min(rows, begin + step)) for begin in range(0, rows, step))
 
 
-def _shares(block: Logits) -> tuple[Tokens, Logits, Floats]:
-    """Return the likeliest tokens, each row's largest logit, and the sum of exp(logit - largest)."""
+def _shares(block: Logits, room: Logits) -> tuple[Tokens, Logits, Logits]:
+    """Return the likeliest tokens, each row's largest logit, and exp(logit - largest), which takes `room`."""
     tops = block.argmax(axis=1)
     largest = np.take_along_axis(block, tops[:, None], axis=1)
-    weights = np.exp(block - largest)
-    return tops.astype(np.int32), largest, weights.sum(axis=1, dtype=np.float64)
+    weights = np.subtract(block, largest, out=room[: len(block)])
+    return tops.astype(np.int32), largest, np.exp(weights, out=weights)
+
+
+def _surprises(block: Logits, targets: Tokens, largest: Logits, sums: Floats) -> Floats:
+    right = np.take_along_axis(block, targets[:, None], axis=1)
+    found: Floats = np.log(sums) + (largest.astype(np.float64) - right)[:, 0]
+    return found
+
+
+def _room(logits: Logits) -> tuple[int, int]:
+    """Return the shape of the largest block: memory that is used again for each stays in the cache."""
+    return min(len(logits), max(1, BLOCK_VALUES // logits.shape[1])), logits.shape[1]
 
 
 def score(logits: Logits, targets: Tokens) -> Scores:
@@ -76,32 +85,49 @@ def score(logits: Logits, targets: Tokens) -> Scores:
         logits: (tokens, vocabulary).  targets: (tokens,).
     """
     surprises, tops = np.empty(len(targets)), np.empty(len(targets), np.int32)
+    room = np.empty(_room(logits), np.float32)
     for rows in blocks(logits):
         block = logits[rows]
-        tops[rows], largest, sums = _shares(block)
-        right = np.take_along_axis(block, targets[rows, None], axis=1)
-        surprises[rows] = np.log(sums) + (largest.astype(np.float64) - right)[:, 0]
+        tops[rows], largest, weights = _shares(block, room)
+        surprises[rows] = _surprises(block, targets[rows], largest, weights.sum(axis=1, dtype=np.float64))
     return Scores(surprises, tops)
 
 
-def compare(base: Logits, logits: Logits, base_scores: Scores, targets: Tokens) -> Comparison:
-    """Return how far a model is from its parent.
+def compare(base: Logits, others: Sequence[Logits], targets: Tokens) -> tuple[Scores, list[Comparison]]:
+    """Return how a parent fares on tokens, and how far each of its models is from it.
 
     Shapes:
-        base, logits: (tokens, vocabulary).  targets: (tokens,).
+        base, others: (tokens, vocabulary).  targets: (tokens,).
     """
-    kls = np.empty(len(targets))
-    scores = score(logits, targets)
-    for rows in blocks(logits):
-        block = base[rows]
-        largest = np.take_along_axis(block, base_scores.tops[rows, None], axis=1)
-        weights = np.exp(block - largest)
-        sums = weights.sum(axis=1, dtype=np.float64)
-        apart = np.subtract(block, logits[rows], dtype=np.float64)
-        mean = np.einsum("ij,ij->i", weights, apart, dtype=np.float64) / sums
-        np.subtract(mean[:, None], apart, out=apart)
-        growth = np.exp(apart)
-        growth -= 1
-        growth -= apart
-        kls[rows] = np.log1p(np.einsum("ij,ij->i", weights, growth, dtype=np.float64) / sums)
-    return Comparison(scores.surprises, base_scores.surprises, kls, scores.tops == base_scores.tops)
+    count = len(targets)
+    scores = Scores(np.empty(count), np.empty(count, np.int32))
+    found = [Comparison(np.empty(count), np.empty(count), np.empty(count, np.bool_)) for _ in others]
+    room = np.empty(_room(base), np.float32)
+    all_weights, all_apart, all_growth = (np.empty(room.shape) for _ in range(3))
+    for rows in blocks(base):
+        block, right = base[rows], targets[rows]
+        scores.tops[rows], largest, narrow = _shares(block, room)
+        weights, apart, growth = (each[: len(block)] for each in (all_weights, all_apart, all_growth))
+        np.copyto(weights, narrow)
+        sums = weights.sum(axis=1)
+        scores.surprises[rows] = _surprises(block, right, largest, sums)
+        for logits, one in zip((other[rows] for other in others), found, strict=True):
+            tops, largest, narrow = _shares(logits, room)
+            own_sums = narrow.sum(axis=1, dtype=np.float64)
+            one.surprises[rows] = _surprises(logits, right, largest, own_sums)
+            one.same_top[rows] = tops == scores.tops[rows]
+            # Subtracted in 32 bits: exact where they are alike, and elsewhere rounded as the logits themselves are.
+            np.copyto(apart, np.subtract(block, logits, out=room[: len(block)]))
+            mean = _row_products(weights, apart) / sums
+            np.subtract(mean[:, None], apart, out=apart)
+            np.exp(apart, out=growth)
+            growth -= 1
+            growth -= apart
+            one.kls[rows] = np.log1p(_row_products(weights, growth) / sums)
+    return scores, found
+
+
+def _row_products(one: Floats, other: Floats) -> Floats:
+    """Return the sum of the products of each two rows; by BLAS, which a measuring process keeps to one thread."""
+    found: Floats = np.matmul(one[:, None, :], other[:, :, None])[:, 0, 0]
+    return found

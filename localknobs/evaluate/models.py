@@ -124,7 +124,7 @@ def open_models(worker: Any, order: dict[str, Any]) -> None:
         worker.models.append(OpenModel(fields["number"], fields["label"], model, TokenBatch(model)))
         worker.say({
             "opened": fields["number"], "vocabulary": model.vocabulary_size, "context": model.context_size,
-            "devices": list(model.devices),
+            "devices": list(model.devices), "size_bytes": model.size_bytes, "parameters": model.parameters,
         })  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from localknobs.engine.batch import Logits, Tokens
-from localknobs.evaluate.distances import Comparison, Scores, compare, score
+from localknobs.evaluate.distances import Comparison, compare, score
 from localknobs.evaluate.kept import Bound, KeptLogits, compare_with_kept
 from localknobs.evaluate.models import PIECE_BYTES, OpenModel
 from localknobs.evaluate.store import pack
@@ -59,7 +59,8 @@ class _Reader:
         self._order = order
         self._pool = pool
         self._threads = threads
-        self._waiting: deque[tuple[_Chunk, int, list[Future[None]]]] = deque()
+        self._waiting: deque[tuple[_Chunk, int, list[Future[None]], list[Logits]]] = deque()
+        self._rooms: list[Logits] = []
         self._chunks: deque[_Chunk] = deque()
         widest = max(one.model.vocabulary_size for one in worker.models)
         self._most_rows = max(1, PIECE_BYTES // (4 * widest))
@@ -86,21 +87,31 @@ class _Reader:
                 logits = next(run)
                 if len(self._waiting) > 1:
                     self._wait()  # here, when the next piece is computed already: two are held, never three
-                parts.append(logits.copy())
+                parts.append(self._copied(logits))
             rows = min(len(parts[0]), chunk.tokens - place)
             step = -(-rows // self._threads)
             looks = [
                 self._pool.submit(chunk.look, place, slice(begin, min(rows, begin + step)), parts, targets)
                 for begin in range(0, rows, step)
             ]
-            self._waiting.append((chunk, rows, looks))
+            self._waiting.append((chunk, rows, looks, parts))
             place += rows
+
+    def _copied(self, logits: Logits) -> Logits:
+        """Copy a piece into memory that an earlier one had: fresh memory costs more than the copy, before the model."""
+        room = self._rooms.pop() if self._rooms else np.empty(0, np.float32)
+        if room.size < logits.size:
+            room = np.empty(logits.size, np.float32)
+        copy = room[: logits.size].reshape(logits.shape)
+        np.copyto(copy, logits)
+        return copy
 
     def _wait(self) -> None:
         """Wait for the oldest piece, and say what is whole."""
-        chunk, rows, looks = self._waiting.popleft()
+        chunk, rows, looks, parts = self._waiting.popleft()
         for look in looks:
             look.result()
+        self._rooms += [room for part in parts if (room := part.base) is not None]
         chunk.missing -= rows
         while self._chunks and not self._chunks[0].missing:
             for record in self._chunks.popleft().records(self._worker.models):
@@ -134,23 +145,26 @@ class _Chunk:
             parts: one of (rows of the piece, vocabulary) a model.  targets: one of (tokens of the chunk,) a model.
         """
         into = slice(place + rows.start, place + rows.stop)
-        base: Scores | None = None
-        for at, (part, target) in enumerate(zip(parts, targets, strict=True)):
-            logits, right = part[rows], target[into]
-            if self._against:
-                kept = self._against.read(self._start + into.start, into.stop - into.start)
-                found: Comparison | Bound = compare_with_kept(kept, logits, right)
-            elif base:
-                found = compare(parts[0][rows], logits, base, right)
-            else:
-                scores = score(logits, right)
+        logits, right = [part[rows] for part in parts], [target[into] for target in targets]
+        if self._against:
+            kept = self._against.read(self._start + into.start, into.stop - into.start)
+            for at, (one, target) in enumerate(zip(logits, right, strict=True)):
+                self._note(at, into, compare_with_kept(kept, one, target))
+        elif self._base:
+            scores, found = compare(logits[0], logits[1:], right[0])
+            self._surprises[0, into] = scores.surprises
+            for at, comparison in enumerate(found, 1):
+                self._note(at, into, comparison)
+        else:
+            for at, (one, target) in enumerate(zip(logits, right, strict=True)):
+                scores = score(one, target)
                 self._surprises[at, into] = scores.surprises
-                base = scores if self._base else None
                 if self._keep:
-                    self._outside[into] = self._keep.write(self._start + into.start, logits, scores)
-                continue
-            self._surprises[at, into], self._kls[at, into] = found.surprises, found.kls
-            self._same[at, into] = found.same_top
+                    self._outside[into] = self._keep.write(self._start + into.start, one, scores)
+
+    def _note(self, at: int, into: slice, found: Comparison | Bound) -> None:
+        self._surprises[at, into], self._kls[at, into] = found.surprises, found.kls
+        self._same[at, into] = found.same_top
 
     def records(self, models: list[OpenModel]) -> list[dict[str, Any]]:
         """Return one record a model."""

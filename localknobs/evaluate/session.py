@@ -24,7 +24,7 @@ class Session:
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
         self._worker = WorkerProcess(_COMMAND)
 
     def open(self, models: Sequence[tuple[int, Variant]], context: int, *, extra: bool = False) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ class Session:
             }
             for number, variant in models
         ]
-        self._worker.send({"do": "open", "models": order, "context": context, "threads": self._threads, "extra": extra})
+        self._worker.send({"do": "open", "models": order, "context": context, "threads": self.threads, "extra": extra})
         label, opened = "", []
         try:
             for message in self._messages("open"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from localknobs.bench import speed_record
 from localknobs.engine import probe
 from localknobs.engine.adapter_files import read_adapters
 from localknobs.errors import EngineDied
@@ -15,11 +17,13 @@ from localknobs.evaluate.config import NEEDLE_ANSWER, TIME_SHARES, Variant
 from localknobs.evaluate.results import StageTime
 from localknobs.evaluate.session import Clock, Session
 from localknobs.evaluate.store import file_mark
+from localknobs.evaluate.summaries import speed_of
 from localknobs.evaluate.tasks import Item
 from localknobs.evaluate.text_pass import Readings, TextPass, read_pass
 from localknobs.evaluate.unit_pass import UnitPass, groups_of, work_through
 from localknobs.gguf_info import Header, shard_paths
 from localknobs.jobs import Advanced, Job, Started
+from localknobs.measured_speeds import remember_speeds
 
 if TYPE_CHECKING:
     from localknobs.evaluate.run import EvalPlan
@@ -169,15 +173,39 @@ class Stages:
             self._clock.begin_group(len(group), sum(map(len, groups[at:])))
             names = ", ".join(variant.label for _, variant in group)
             yield Started(f"timing {names}", ROUNDS * len(group), "rounds")
-            self._session.open(group, PROMPT_TOKENS, extra=extra)
-            order = {
-                "do": "speed", "prompt": PROMPT_TOKENS, "generated": GENERATED_TOKENS, "rounds": ROUNDS,
-                "seed": self._config.seed,
-            }  # fmt: skip
+            opened = self._session.open(group, PROMPT_TOKENS, extra=extra)
+            order = {"do": "speed", "prompt": PROMPT_TOKENS, "generated": GENERATED_TOKENS, "rounds": ROUNDS}
             for record in self._session.records(order, self._clock.is_over):
                 records.setdefault(record["model"], []).append(record)
                 yield Advanced(1)
+            self._remember(dict(group), opened, records)
         return records
+
+    def _remember(
+        self, group: dict[int, Variant], opened: list[dict[str, Any]], records: dict[int, list[dict[str, float]]]
+    ) -> None:
+        """Keep the speeds for `fit`, as `localknobs bench` does: of models as they are, without adapters."""
+        found = []
+        for one in opened:
+            number = one["opened"]
+            variant = group[number]
+            if not records.get(number) or read_adapters(variant.settings):
+                continue
+            speed = speed_of(records[number], PROMPT_TOKENS, GENERATED_TOKENS)
+            found.append(
+                speed_record(
+                    self._plan.headers[number],
+                    variant.settings,
+                    threads=self._session.threads,
+                    devices=tuple(one["devices"]),
+                    size_bytes=one["size_bytes"],
+                    parameters=one["parameters"],
+                    prompt=(PROMPT_TOKENS, speed.prompt),
+                    generated=(GENERATED_TOKENS, speed.generation),
+                )
+            )
+        with contextlib.suppress(OSError):  # a home that cannot be written to costs the memory of it, not the report
+            remember_speeds(sorted(found, key=lambda one: one.generation_tokens_per_s))
 
 
 def _mark(variant: Variant, header: Header) -> dict[str, Any]:

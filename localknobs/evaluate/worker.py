@@ -73,6 +73,8 @@ class Worker:
 
 def main() -> None:
     """Serve the parent; whatever prints to standard output lands in the log instead."""
+    # Products of rows are too short for BLAS's threads, which would take the cores that the model computes on.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     out = os.dup(1)
     os.dup2(2, 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is the parent's business

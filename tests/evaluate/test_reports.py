@@ -6,16 +6,21 @@ import json
 import re
 
 import pytest
-from evaluations import measure
+from evaluations import measure, variant
+from made_adapters import write_adapter
 from random_model import nudged, write_random_model
 
 from localknobs.cli.main import run
 from localknobs.errors import BadValue
+from localknobs.evaluate.config import EvalConfig
 from localknobs.evaluate.page import command_of, page_of
 from localknobs.evaluate.pareto import chart_of
 from localknobs.evaluate.picture import picture_of
+from localknobs.evaluate.run import evaluate, plan_eval
 from localknobs.evaluate.tables import tables_of
 from localknobs.evaluate.writing import check_outputs, write_report
+from localknobs.jobs import drain
+from localknobs.measured_speeds import measured_speeds
 
 TEXT = "".join(chr(33 + (at * at + 7 * at) % 90) for at in range(800))
 
@@ -48,6 +53,26 @@ def test_every_number_is_in_every_form_and_names_its_command(report, tmp_path):
     command = command_of(report, "kld")
     assert command == "localknobs eval near.gguf far.gguf --base base.gguf --suite kld --json"
     json.dumps(data, allow_nan=False)
+
+
+def test_the_speeds_of_a_report_are_remembered_for_the_estimates_of_fit(report, models):
+    remembered = {one.model: one for one in measured_speeds()}
+    assert set(remembered) == {str(model) for model in models}
+    for path, model in zip(models, report.models, strict=True):
+        one = remembered[str(path)]
+        assert (one.prompt_tokens, one.generated_tokens) == (512, 128) and one.settings["threads"] == 1
+        assert one.generation_tokens_per_s == pytest.approx(model.speed.generation, abs=1e-3)
+        assert one.prompt_tokens_per_s == pytest.approx(model.speed.prompt, abs=1e-3)
+        assert one.architecture == "llama" and one.devices == ("CPU",) and 0 < one.size_bytes < path.stat().st_size
+
+
+def test_with_an_adapter_the_speed_is_not_remembered_as_that_of_the_model(models, tmp_path):
+    adapter = write_adapter(tmp_path / "adapter.gguf", models[0])
+    tuned = variant(models[0], lora=(f"{adapter}:1",))
+    config = EvalConfig(models=(variant(models[1]), tuned), suites=("speed",), threads=1, plan_memory=False)
+    found = drain(evaluate(plan_eval(config)))
+    assert all(model.speed for model in found.models)
+    assert [one.model for one in measured_speeds()] == [str(models[1])]
 
 
 def test_the_page_needs_nothing_from_outside(report):
