@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from localknobs.serve.refused import Refused
@@ -25,7 +24,7 @@ def scales_of(given: Any, count: int, field: str | None) -> tuple[float, ...]:
     scales = [0.0] * count
     for one in given:
         number, scale = (one.get("id"), one.get("scale")) if isinstance(one, dict) else (None, None)
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or abs(scale) > 1e6:
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) <= 1e6:
             raise Refused(400, f"{where} needs an id and a scale, a number, in each of its objects.", param=field)
         if type(number) is not int or not 0 <= number < count:
             there = "none; --lora FILE gives it some" if not count else f"0 to {count - 1} (/lora-adapters lists them)"
