@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from scripted_engine import until
 from textual.widgets import Input, OptionList, Static
 
 from localknobs.conversations import Conversation, saved_conversations
+from localknobs.engine.adapter_rack import AdapterRack
 from localknobs.paths import built_in_model, models_folder
 from localknobs.tui.screens.picker import Picker
 from localknobs.tui.screens.text_dialog import TextDialog
@@ -177,3 +179,13 @@ async def test_what_lies_in_the_present_folder_is_listed_once(opened, files, tmp
         keys = [str(listed.get_option_at_index(at).id) for at in range(listed.option_count)]
         assert [Path(key).name for key in keys[:4]] == ["calm.gguf", "mine.gguf", "peft-alone", "tuned.gguf"]
         assert str(tmp_path / "tuned") not in keys
+
+
+async def test_several_changes_at_once_end_in_the_last_one(opened, files):
+    async with opened() as (pilot, screen):
+        await until(pilot, lambda: screen.query(AdapterRows) and screen.bridge.ready)
+        rows = screen.query_one(AdapterRows)
+        one = AdapterRack().added("adapter", files["mine"])
+        both = one.added("control vector", files["calm"])
+        await asyncio.gather(*map(rows.show, (one, both, AdapterRack(), both.scaled(2, 0.5))))
+        assert [slider.value for slider in rows.query(AdapterRow)] == [1.0, 0.5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -82,24 +83,26 @@ class AdapterRows(Vertical):
     def __init__(self) -> None:
         super().__init__()
         self._rack = AdapterRack()
+        self._turn = asyncio.Lock()  # sliders come and go over several frames
 
     def compose(self) -> ComposeResult:
         """Lay out the heading."""
         yield Static("", classes="heading", markup=False)
 
     async def show(self, rack: AdapterRack) -> None:
-        """Show what is in use; the sliders stay where only scales changed."""
-        before, self._rack = self._rack, rack
-        self.set_class(bool(rack.rows), "-some")
-        self.set_class(rack.without, "-without")
-        said = "Adapters rest: the base answers (w)" if rack.without else "Adapters, from the next answer on"
-        self.query_one(Static).update(said)
-        named = [(row.kind, row.name) for row in rack.rows]
-        if named != [(row.kind, row.name) for row in before.rows]:
-            await self.query(AdapterRow).remove()
-            await self.mount(*(AdapterRow(number, row) for number, row in enumerate(rack.rows, 1)))
-        for slider, row in zip(self.query(AdapterRow), rack.rows, strict=True):
-            slider.value = row.scale
+        """Show what is in use, one call after another; the sliders stay where only scales changed."""
+        async with self._turn:
+            before, self._rack = self._rack, rack
+            self.set_class(bool(rack.rows), "-some")
+            self.set_class(rack.without, "-without")
+            said = "Adapters rest: the base answers (w)" if rack.without else "Adapters, from the next answer on"
+            self.query_one(Static).update(said)
+            named = [(row.kind, row.name) for row in rack.rows]
+            if named != [(row.kind, row.name) for row in before.rows]:
+                await self.query(AdapterRow).remove()
+                await self.mount(*(AdapterRow(number, row) for number, row in enumerate(rack.rows, 1)))
+            for slider, row in zip(self.query(AdapterRow), rack.rows, strict=True):
+                slider.value = row.scale
 
     def focus_row(self, number: int = 1) -> None:
         """Focus the slider of one, counted from 1; the last where there are fewer."""
