@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -79,12 +83,23 @@ async def started(pilot, screen, folder: Path) -> ForgeScreen:
     return made
 
 
+@contextmanager
+def held(job) -> Iterator[None]:
+    """Hold a job's process still: on a fast machine it is done before it is stopped."""
+    os.kill(job._process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(job._process.pid, signal.SIGCONT)
+
+
 async def test_a_stopped_job_leaves_nothing(opened, tmp_path):
     async with opened() as (pilot, screen):
         made = await started(pilot, screen, tmp_path)
         work = pilot.app.works.latest("quantize")
         assert work and work.active, "it was done before it could be stopped"
-        await pilot.press("ctrl+x")
+        with held(work.job):
+            await pilot.press("ctrl+x")
         await waits(pilot, lambda: "stopped. Nothing was written" in text(made, "#result"))
         assert work.state == "stopped" and list((tmp_path / "out").iterdir()) == []
 
@@ -111,9 +126,11 @@ async def test_work_goes_on_when_the_forge_is_left_and_shows_again(opened, tmp_p
 
 
 async def test_leaving_the_program_stops_the_work_and_leaves_nothing_half(opened, tmp_path):
+    holding = ExitStack()
     async with opened() as (pilot, screen):
         await started(pilot, screen, tmp_path)
         job = pilot.app.works.items[0].job
+        holding.enter_context(held(job))
         await pilot.press("ctrl+q")
         await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
         assert "big-Q2_K.gguf" in str(pilot.app.screen.query_one(".note").render())
@@ -124,5 +141,6 @@ async def test_leaving_the_program_stops_the_work_and_leaves_nothing_half(opened
         await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
         await pilot.press("down", "enter")
         await until(pilot, lambda: not pilot.app.is_running)
+    holding.close()
     job._process.wait(PROCESS_S)
     assert list((tmp_path / "out").iterdir()) == []
