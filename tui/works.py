@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic
 from typing import Literal
 
 from textual.message import Message
@@ -49,8 +49,7 @@ class Work:
     wrote: list[Path] = field(default_factory=list)
     output: str = ""
     error: str = ""
-    began: float = field(default_factory=time)
-    began_monotonic: float = field(default_factory=monotonic)
+    began: float = field(default_factory=monotonic)
     took_s: float | None = None
     _rate: Rate = field(default_factory=Rate)
 
@@ -78,7 +77,7 @@ class Work:
     @property
     def seconds(self) -> float:
         """How long it runs, or ran."""
-        return self.took_s if self.took_s is not None else monotonic() - self.began_monotonic
+        return self.took_s if self.took_s is not None else monotonic() - self.began
 
     def hear(self, event: JobEvent) -> None:
         """Take what the process tells."""
@@ -161,7 +160,7 @@ class Works:
         if work:
             stopped = work.state == "stopping" or message.code == STOPPED_CODE
             work.state = "done" if message.code == 0 else "stopped" if stopped else "failed"
-            work.job, work.took_s = None, monotonic() - work.began_monotonic
+            work.job, work.took_s = None, monotonic() - work.began
             work.output, work.error = message.output, message.error
             self._tell(work, None)
         return work

@@ -25,7 +25,7 @@ from localknobs.tui import contest, works
 from localknobs.tui.app import LocalknobsApp
 from localknobs.tui.downloads import Download
 from localknobs.tui.pricing import Advised, Priced
-from localknobs.tui.screens import ab, measure, models
+from localknobs.tui.screens import ab, measure, models, work_screen
 from localknobs.tui.widgets import candidates, memory_bill, report_view, side_setup
 from localknobs.tui.widgets.adapter_rows import AdapterRow
 from localknobs.tui.widgets.composer import Composer
@@ -188,7 +188,7 @@ def test_jobs(snap_compare, scripted, monkeypatch, size):
     monkeypatch.setattr(works, "monotonic", lambda: clock[0])
     monkeypatch.setattr(jobs, "monotonic", lambda: clock[0])
     words = ("quantize", "qwen3-4b-F16.gguf", "Q4_K_M", "--json", "-o", "/m/")
-    running = works.Work("quantize", "qwen3-4b-Q4_K_M.gguf", words, began_monotonic=1000.0)
+    running = works.Work("quantize", "qwen3-4b-Q4_K_M.gguf", words, began=1000.0)
     running.hear(jobs.Started("quantizing", 8 * GIB, "bytes"))
     clock[0] += 16
     running.hear(jobs.Advanced(3 * GIB))
@@ -222,7 +222,7 @@ QUANTS = tuple(
 @pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
 def test_measure(snap_compare, scripted, monkeypatch, size, part):
     monkeypatch.setattr(measure, "list_models", lambda: Listing(QUANTS))
-    monkeypatch.setattr(measure, "ChildJob", measured.ToldPlan)
+    monkeypatch.setattr(work_screen, "ChildJob", measured.ToldPlan)
     monkeypatch.setattr(model_words, "find_model", Path)
 
     async def before(pilot: Any) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from localknobs.engine import LoadSettings
@@ -27,19 +26,16 @@ from localknobs.knobs import KNOBS, Value, defaults, flag_words, knobs_of
 from localknobs.paths import models_folder
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
-from localknobs.tui.cards import keys_help, knob_card
-from localknobs.tui.screens.info import Info
+from localknobs.tui.screens.info import show_help
 from localknobs.tui.screens.knob_editing import edit_knob
 from localknobs.tui.screens.text_dialog import TextDialog
+from localknobs.tui.screens.work_screen import WorkScreen
 from localknobs.tui.widgets.field_list import FieldList
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.memory_bill import MemoryBill
 from localknobs.tui.widgets.plot import Line, Picture, Plot
 from localknobs.tui.work_text import progress_text
-from localknobs.tui.works import Work, Works
-
-if TYPE_CHECKING:
-    from localknobs.tui.app import LocalknobsApp
+from localknobs.tui.works import Work
 
 BY_ROPE: tuple[str, ...] = ("rope_scaling", "rope_scale", "rope_freq_base", "yarn_orig_ctx")
 CACHE: tuple[str, ...] = ("cache_type_k", "cache_type_v", "flash_attn")
@@ -59,7 +55,7 @@ class ContextChosen:
     model: str = ""
 
 
-class ContextScreen(Screen[ContextChosen | None]):
+class ContextScreen(WorkScreen[ContextChosen | None]):
     """Returns the loading knobs to go on with, or None.
 
     Args:
@@ -119,7 +115,6 @@ class ContextScreen(Screen[ContextChosen | None]):
         self._unreachable: LocalknobsError | None = None  # why there is no way to the length
         self._refusal: LocalknobsError | None = None  # that, or why the model cannot be loaded so
         self._pair: int | None = None
-        self._end_listening: Callable[[], None] = lambda: None
 
     def compose(self) -> ComposeResult:
         """Lay out knobs and memory on the left, words and pictures on the right."""
@@ -145,14 +140,9 @@ class ContextScreen(Screen[ContextChosen | None]):
     def on_mount(self) -> None:
         """Show how things are."""
         self.query(KnobRow).first().focus()
-        self._end_listening = self._works.listen(self._heard)
         self._show_work()
         self._propose(self._length, take=False)
         self._show()
-
-    def on_unmount(self) -> None:
-        """Listen no more; a file that is being written is written on."""
-        self._end_listening()
 
     # ---- the settings -------------------------------------------------------------------------
 
@@ -301,7 +291,7 @@ class ContextScreen(Screen[ContextChosen | None]):
 
     def action_write(self) -> None:
         """Ask where to, then write a file with these keys."""
-        if self._work and self._work.active:
+        if self._active:
             self.notify("A file is being written already: x stops that.", severity="warning")
             return
         if self._refusal:
@@ -325,10 +315,6 @@ class ContextScreen(Screen[ContextChosen | None]):
         self._works.start(self.WORK, output.name, arguments)
 
     @property
-    def _works(self) -> Works:
-        return cast("LocalknobsApp", self.app).works
-
-    @property
     def _work(self) -> Work | None:
         """What is being written of this model, or was last."""
         of_this = ("context", str(self._header.path))
@@ -339,9 +325,8 @@ class ContextScreen(Screen[ContextChosen | None]):
         work = self._work
         return work.wrote[0] if work and work.state == "done" and work.wrote else None
 
-    def _heard(self, work: Work, _event: JobEvent | None) -> None:
-        if work.kind == self.WORK:
-            self._show_work()
+    def _heard(self, work: Work, event: JobEvent | None) -> None:
+        self._show_work()
 
     def _show_work(self) -> None:
         """Say how far the file is, or what came of it."""
@@ -366,13 +351,8 @@ class ContextScreen(Screen[ContextChosen | None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer the written file once there is one, and a stop while one is written."""
         if action == "stop":
-            return bool(self._work and self._work.active)
+            return self._active
         return self._written is not None if action == "chat" else True
-
-    def action_stop(self) -> None:
-        """Stop writing."""
-        if self._work:
-            self._works.stop(self._work)
 
     def action_back(self) -> None:
         """Go back and change nothing."""
@@ -380,8 +360,4 @@ class ContextScreen(Screen[ContextChosen | None]):
 
     def action_help(self) -> None:
         """Show the card of the focused knob, or every key."""
-        focused = self.focused
-        if isinstance(focused, KnobRow):
-            self.app.push_screen(Info(focused.row.label, knob_card(focused.row, focused.value)))
-        else:
-            self.app.push_screen(Info("Context", keys_help([("On this screen", key_help(self, self.ACTIONS))])))
+        show_help(self, "Context", [("On this screen", key_help(self, self.ACTIONS))])

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from localknobs.diagnose import SYMPTOMS, Symptom
@@ -23,12 +22,10 @@ from localknobs.tui.actions import Action, bindings, key_help
 from localknobs.tui.cards import keys_help
 from localknobs.tui.places import PLACES
 from localknobs.tui.screens.info import Info
+from localknobs.tui.screens.work_screen import WorkScreen
 from localknobs.tui.widgets.list_table import ListTable
 from localknobs.tui.work_text import progress_text
-from localknobs.tui.works import Work, Works
-
-if TYPE_CHECKING:
-    from localknobs.tui.app import LocalknobsApp
+from localknobs.tui.works import Work
 
 REDRAW_S = 0.25
 """How often the progress is drawn again."""
@@ -55,7 +52,7 @@ class Remedied:
     action: str = ""
 
 
-class DiagnoseScreen(Screen[Remedied | None]):
+class DiagnoseScreen(WorkScreen[Remedied | None]):
     """Returns the knobs to turn, or the screen to go to.
 
     Args:
@@ -104,7 +101,6 @@ class DiagnoseScreen(Screen[Remedied | None]):
         self._model, self._prompt = model, prompt
         self._flags = flag_words({**(values or {}), **(loading or {})})
         self._found: dict[str, Mapping[str, Any]] = {}
-        self._end_listening: Callable[[], None] = lambda: None
 
     def compose(self) -> ComposeResult:
         """Lay out the symptoms, what is known of the marked one, what to try, and what the probes are given."""
@@ -131,27 +127,9 @@ class DiagnoseScreen(Screen[Remedied | None]):
         table.add_columns("what you see", "first lever")
         table.add_column("finding", width=max(len(word) for word, _ in WORDS.values()))
         self.query_one("#remedies", ListTable).add_columns("what to try", "by")
-        self._end_listening = self._works.listen(self._heard)
         self.set_interval(REDRAW_S, self._follow)
         self._gather()
         self.query_one("#symptoms", ListTable).focus()
-
-    def on_unmount(self) -> None:
-        """Listen no more; the work goes on."""
-        self._end_listening()
-
-    @property
-    def _works(self) -> Works:
-        return cast("LocalknobsApp", self.app).works
-
-    @property
-    def _work(self) -> Work | None:
-        """What runs, or ran last."""
-        return self._works.latest(self.WORK)
-
-    @property
-    def _active(self) -> bool:
-        return bool(self._work and self._work.active)
 
     # ---- probing ------------------------------------------------------------------------------
 
@@ -184,14 +162,7 @@ class DiagnoseScreen(Screen[Remedied | None]):
         """Probe every symptom."""
         self._probe(ALL, "Probing every symptom")
 
-    def action_stop(self) -> None:
-        """Stop."""
-        if self._work:
-            self._works.stop(self._work)
-
     def _heard(self, heard: Work, event: JobEvent | None) -> None:
-        if heard.kind != self.WORK:
-            return
         if isinstance(event, Noted):
             self.notify(event.text)
         if event is None:

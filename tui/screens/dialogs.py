@@ -13,10 +13,9 @@ from localknobs.gguf_info import check_is_model, read_header
 from localknobs.knobs import KNOBS, check_value, defaults, flag_words
 from localknobs.library import BUILT_IN, find_model, list_models
 from localknobs.presets import check_preset_name, delete_preset, presets
-from localknobs.tui.cards import keys_help, knob_card
 from localknobs.tui.places import PLACES
 from localknobs.tui.screens.answering import after_the_answer
-from localknobs.tui.screens.info import Info
+from localknobs.tui.screens.info import show_help
 from localknobs.tui.screens.knob_editing import edit_knob
 from localknobs.tui.screens.model_loading import ModelScreen
 from localknobs.tui.screens.picker import Choice, Picker
@@ -395,11 +394,7 @@ class Dialogs(ModelScreen):
 
     def action_help(self) -> None:
         """Show the card of the focused knob, or every key."""
-        focused = self.focused
-        if isinstance(focused, KnobRow):
-            self.app.push_screen(Info(focused.row.label, knob_card(focused.row, focused.value)))
-        else:
-            self.app.push_screen(Info("Help", keys_help(self.key_sections())))
+        show_help(self, "Help", self.key_sections())
 
     def key_sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Return the help page's sections: heading, then (key, what it does) pairs."""

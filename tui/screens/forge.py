@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
-from textual.screen import Screen
-from textual.timer import Timer
 from textual.widgets import Footer, Input, SelectionList, Static
 from textual.widgets.selection_list import Selection
 
@@ -21,13 +18,11 @@ from localknobs.library import BUILT_IN
 from localknobs.paths import models_folder
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings
-from localknobs.tui.child_job import ChildJob, JobEnded
+from localknobs.tui.child_job import JobEnded
+from localknobs.tui.screens.work_screen import PlannedWorkScreen
 from localknobs.tui.work_text import progress_text
-from localknobs.tui.works import Work, Works
+from localknobs.tui.works import Work
 from localknobs.units import size_text, time_text
-
-if TYPE_CHECKING:
-    from localknobs.tui.app import LocalknobsApp
 
 TYPES: tuple[tuple[str, str], ...] = (
     ("Q8_0", "nearly the original; 8.5 bits"),
@@ -40,11 +35,9 @@ TYPES: tuple[tuple[str, str], ...] = (
     ("Q2_K", "for models that fit no other way; 3 bits"),
     ("F16", "not quantized"),
 )
-PLAN_PAUSE_S = 0.6
-"""How long the fields must rest before a plan is made from them."""
 
 
-class ForgeScreen(Screen[str | None]):
+class ForgeScreen(PlannedWorkScreen[str | None]):
     """Returns the file to chat with, or None. What it makes is made whether it is shown or not.
 
     Args:
@@ -77,14 +70,12 @@ class ForgeScreen(Screen[str | None]):
     )
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(ACTIONS, priority=True)]
     WORK: ClassVar[str] = "quantize"
+    PLAN_PAUSE_S: ClassVar[float] = 0.6
 
     def __init__(self, source: str = BUILT_IN, adapters: str = "") -> None:
         super().__init__()
         self._source, self._adapters = source, adapters
-        self._planning: ChildJob | None = None
-        self._pause: Timer | None = None
         self._plan: dict[str, Any] | None = None
-        self._end_listening: Callable[[], None] = lambda: None
 
     def compose(self) -> ComposeResult:
         """Lay out the fields on the left, plan and progress on the right."""
@@ -110,14 +101,7 @@ class ForgeScreen(Screen[str | None]):
         """Plan what the fields say at the beginning, and show the work that runs or ran."""
         self.query_one("#source", Input).focus()
         self._plan_soon()
-        self._end_listening = self._works.listen(self._heard)
         self._show_work()
-
-    def on_unmount(self) -> None:
-        """Plan no more; the work goes on."""
-        self._end_listening()
-        if self._planning:
-            self._planning.kill()
 
     # ---- the plan -----------------------------------------------------------------------------
 
@@ -128,11 +112,6 @@ class ForgeScreen(Screen[str | None]):
     def on_selection_list_selected_changed(self) -> None:
         """Plan again."""
         self._plan_soon()
-
-    def _plan_soon(self) -> None:
-        if self._pause:
-            self._pause.stop()
-        self._pause = self.set_timer(PLAN_PAUSE_S, self._make_plan)
 
     def _arguments(self) -> list[str]:
         types = self.query_one(SelectionList).selected
@@ -149,11 +128,9 @@ class ForgeScreen(Screen[str | None]):
             self._show("#plan", "Name a source and mark at least one type.")
             return
         self._show("#plan", "planning …")
-        if self._planning:
-            self._planning.kill()
-        self._planning = ChildJob([*self._arguments(), "--dry-run"], self.post_message)
+        self._ask_for_plan([*self._arguments(), "--dry-run"])
 
-    def _show_plan(self, event: JobEnded) -> None:
+    def _take_plan(self, event: JobEnded) -> None:
         try:
             self._plan = json.loads(event.output) if event.code == 0 else None
         except ValueError:
@@ -179,18 +156,9 @@ class ForgeScreen(Screen[str | None]):
 
     # ---- the work -----------------------------------------------------------------------------
 
-    @property
-    def _works(self) -> Works:
-        return cast("LocalknobsApp", self.app).works
-
-    @property
-    def _work(self) -> Work | None:
-        """What runs, or ran last."""
-        return self._works.latest(self.WORK)
-
     def action_start(self) -> None:
         """Make the files."""
-        if self._work and self._work.active:
+        if self._active:
             self.notify("Files are being made already: Ctrl+X stops that.", severity="warning")
             return
         if self._plan is None:
@@ -205,8 +173,6 @@ class ForgeScreen(Screen[str | None]):
         self._works.start(self.WORK, ", ".join(path.name for path in paths), self._arguments())
 
     def _heard(self, work: Work, event: JobEvent | None) -> None:
-        if work.kind != self.WORK:
-            return
         if isinstance(event, Noted):
             self.notify(event.text, severity="warning" if event.level == "warning" else "information")
         self._show_work()
@@ -226,15 +192,9 @@ class ForgeScreen(Screen[str | None]):
         self._show("#result", result)
         self.refresh_bindings()
 
-    def on_job_ended(self, event: JobEnded) -> None:
-        """Show the plan."""
-        if event.job is self._planning:
-            self._planning = None
-            self._show_plan(event)
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer to stop while something runs: in a field the key cuts text otherwise."""
-        return bool(self._work and self._work.active) if action == "stop" else True
+        return self._active if action == "stop" else True
 
     def action_chat(self) -> None:
         """Chat with the first file that was made."""
@@ -243,11 +203,6 @@ class ForgeScreen(Screen[str | None]):
             self.dismiss(str(work.wrote[0]))
         else:
             self.notify("There is no file yet.")
-
-    def action_stop(self) -> None:
-        """Stop the work."""
-        if self._work:
-            self._works.stop(self._work)
 
     def action_back(self) -> None:
         """Go back to the chat."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
-from textual.screen import ModalScreen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Markdown, Static
+
+from localknobs.tui.cards import keys_help, knob_card
+from localknobs.tui.widgets.knob_row import KnobRow
 
 
 class Info(ModalScreen[None]):
@@ -57,3 +61,18 @@ class Info(ModalScreen[None]):
     def action_close(self) -> None:
         """Close."""
         self.dismiss(None)
+
+
+def show_help(screen: Screen[Any], title: str, sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> None:
+    """Show the card of the knob that has the focus, or every key of the screen.
+
+    Args:
+        screen: Whose help it is.
+        title: Heading of the page of keys.
+        sections: Its sections: heading, then (key, what it does) pairs.
+    """
+    focused = screen.focused
+    if isinstance(focused, KnobRow):
+        screen.app.push_screen(Info(focused.row.label, knob_card(focused.row, focused.value)))
+    else:
+        screen.app.push_screen(Info(title, keys_help(sections)))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import Screen
-from textual.timer import Timer
 from textual.widgets import Footer, Input, SelectionList, Static
 from textual.widgets.selection_list import Selection
 
@@ -29,24 +27,20 @@ from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
 from localknobs.tui.bridge import as_ours
 from localknobs.tui.cards import keys_help
-from localknobs.tui.child_job import ChildJob, JobEnded
+from localknobs.tui.child_job import JobEnded
 from localknobs.tui.measure_form import MeasureForm
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.screens.text_dialog import TextDialog
+from localknobs.tui.screens.work_screen import PlannedWorkScreen
 from localknobs.tui.widgets.candidates import Candidates
 from localknobs.tui.widgets.report_view import ReportView, Shown
 from localknobs.tui.work_text import progress_text
-from localknobs.tui.works import Work, Works
+from localknobs.tui.works import Work
 from localknobs.units import time_text
-
-if TYPE_CHECKING:
-    from localknobs.tui.app import LocalknobsApp
 
 REDRAW_S = 0.25
 """How often the progress is drawn again."""
-PLAN_PAUSE_S = 0.6
-"""How long the fields must rest before it is asked what they would take."""
 CHOSEN = ("ppl", "kld", "speed")
 """Suites that are marked at the beginning."""
 MINUTES = "5"
@@ -62,7 +56,7 @@ FIELDS: tuple[tuple[str, str, str], ...] = (
 SETUP, REPORT = "-setup", "-report"
 
 
-class MeasureScreen(Screen[None]):
+class MeasureScreen(PlannedWorkScreen[None]):
     """Measures models.
 
     Args:
@@ -114,15 +108,13 @@ class MeasureScreen(Screen[None]):
     )
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(ACTIONS[:2], priority=True), *bindings(ACTIONS[2:])]
     WORK: ClassVar[str] = "eval"
+    PLAN_PAUSE_S: ClassVar[float] = 0.6
 
     def __init__(self, model: str = BUILT_IN, *, fresh: bool = False) -> None:
         super().__init__()
         self._model, self._fresh = model, fresh
-        self._planning: ChildJob | None = None
-        self._pause: Timer | None = None
         self._plan: dict[str, Any] | None = None
         self._shown: Shown | None = None
-        self._end_listening: Callable[[], None] = lambda: None
 
     def compose(self) -> ComposeResult:
         """Lay out the models, the suites and fields, the state; and the report, which takes their place."""
@@ -146,7 +138,6 @@ class MeasureScreen(Screen[None]):
     def on_mount(self) -> None:
         """Begin with the model, or with what is measured now or was measured last."""
         self.set_class(True, SETUP)
-        self._end_listening = self._works.listen(self._heard)
         last = self._work
         if last and not self._fresh:
             self._take(MeasureForm.of(last.arguments))
@@ -157,21 +148,6 @@ class MeasureScreen(Screen[None]):
         self.set_interval(REDRAW_S, self._follow)
         self._look_for_models()
         self._changed()
-
-    def on_unmount(self) -> None:
-        """Plan no more; the work goes on."""
-        self._end_listening()
-        if self._planning:
-            self._planning.kill()
-
-    @property
-    def _works(self) -> Works:
-        return cast("LocalknobsApp", self.app).works
-
-    @property
-    def _work(self) -> Work | None:
-        """What runs, or ran last."""
-        return self._works.latest(self.WORK)
 
     # ---- the fields ---------------------------------------------------------------------------
 
@@ -237,9 +213,7 @@ class MeasureScreen(Screen[None]):
     def _changed(self) -> None:
         """Show what the fields say; ask what it would take once they rest."""
         self._plan = None
-        if self._pause:
-            self._pause.stop()
-        self._pause = self.set_timer(PLAN_PAUSE_S, self._make_plan)
+        self._plan_soon()
         suites, has_base = self.query_one(SelectionList), bool(self.query_one(Candidates).base)
         marked = suites.highlighted
         for at, name in enumerate(SUITES):
@@ -252,9 +226,6 @@ class MeasureScreen(Screen[None]):
     # ---- the plan -----------------------------------------------------------------------------
 
     def _make_plan(self) -> None:
-        if self._planning:
-            self._planning.kill()
-            self._planning = None
         form = self.form
         if form.models and form.suites and not self._active:
             try:
@@ -262,15 +233,11 @@ class MeasureScreen(Screen[None]):
             except BadValue as error:
                 self._show_state(str(error))
                 return
-            self._planning = ChildJob([*arguments, "--dry-run", "--json"], self.post_message)
+            self._ask_for_plan([*arguments, "--dry-run", "--json"])
         self._show_state()
 
-    def on_job_ended(self, event: JobEnded) -> None:
+    def _take_plan(self, event: JobEnded) -> None:
         """Show the plan, or why there is none."""
-        if event.job is not self._planning:
-            return
-        event.stop()
-        self._planning = None
         try:
             self._plan = json.loads(event.output) if event.code == 0 else None
         except ValueError:
@@ -301,10 +268,6 @@ class MeasureScreen(Screen[None]):
 
     # ---- the work -----------------------------------------------------------------------------
 
-    @property
-    def _active(self) -> bool:
-        return bool(self._work and self._work.active)
-
     def action_start(self) -> None:
         """Measure."""
         if self._active:
@@ -317,8 +280,6 @@ class MeasureScreen(Screen[None]):
             self._works.start(self.WORK, f"Measuring {title}", [*form.arguments(), "--json"])
 
     def _heard(self, heard: Work, event: JobEvent | None) -> None:
-        if heard.kind != self.WORK:
-            return
         if isinstance(event, Noted):
             self.notify(event.text, severity="warning" if event.level == "warning" else "information")
         if event is None and heard.state == "done":
@@ -370,11 +331,6 @@ class MeasureScreen(Screen[None]):
         if self.has_class(REPORT) and self._shown:
             return self._shown.report.command or f"localknobs reports {self._shown.name}"
         return self.form.command
-
-    def action_stop(self) -> None:
-        """Stop the work."""
-        if self._work:
-            self._works.stop(self._work)
 
     # ---- the report ---------------------------------------------------------------------------
 

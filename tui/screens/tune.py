@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.screen import Screen
-from textual.timer import Timer
 from textual.widgets import Footer, Input, Static
 
 from localknobs.jobs import JobEvent, Noted
@@ -21,12 +18,12 @@ from localknobs.library import BUILT_IN
 from localknobs.paths import models_folder
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
-from localknobs.tui.cards import keys_help, knob_card
-from localknobs.tui.child_job import ChildJob, JobEnded
-from localknobs.tui.screens.info import Info
+from localknobs.tui.child_job import JobEnded
+from localknobs.tui.screens.info import show_help
 from localknobs.tui.screens.knob_editing import edit_knob
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.screens.wish import Wish
+from localknobs.tui.screens.work_screen import PlannedWorkScreen
 from localknobs.tui.training_choices import bases, checkpoint_of, data_sets, model_files
 from localknobs.tui.tuning import (
     free_name,
@@ -43,15 +40,10 @@ from localknobs.tui.tuning import (
 from localknobs.tui.widgets.field_list import FieldList
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.plot import Plot
-from localknobs.tui.works import Work, Works
+from localknobs.tui.works import Work
 from localknobs.tune.curves import CurveReader, Curves, curves_file
 from localknobs.tune.stopped import StoppedRun, name_of_base, stopped_runs
 
-if TYPE_CHECKING:
-    from localknobs.tui.app import LocalknobsApp
-
-PLAN_PAUSE_S = 1.0
-"""How long the fields must rest before they are looked at."""
 READ_S = 0.5
 """How often the curves of a running training are read."""
 FIELDS: tuple[tuple[str, str, str], ...] = (
@@ -62,7 +54,7 @@ FIELDS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-class TuneScreen(Screen[Wish | None]):
+class TuneScreen(PlannedWorkScreen[Wish | None]):
     """Returns what is to be done with the adapter, or None."""
 
     DEFAULT_CSS = """
@@ -104,19 +96,17 @@ class TuneScreen(Screen[Wish | None]):
         *bindings(ACTIONS, priority=True),
     ]
     WORK: ClassVar[str] = "finetune"
+    PLAN_PAUSE_S: ClassVar[float] = 1.0
 
     def __init__(self, base: str = BUILT_IN) -> None:
         super().__init__()
         self.values: dict[str, Value] = dict(defaults("fine-tuning"))
         self._base = base
         self._own_output = False  # the user named the adapter
-        self._planning: ChildJob | None = None
         self._planned = False
-        self._pause: Timer | None = None
         self._stopped: list[StoppedRun] = []
         self._reader: CurveReader | None = None
         self._log: Path | None = None
-        self._end_listening: Callable[[], None] = lambda: None
 
     def compose(self) -> ComposeResult:
         """Lay out fields and knobs on the left; the look at the data, or the curves, on the right."""
@@ -149,17 +139,10 @@ class TuneScreen(Screen[Wish | None]):
     def on_mount(self) -> None:
         """Look at what the fields say, and show the training that runs, or ran."""
         self.query_one("#base", Input).focus()
-        self._end_listening = self._works.listen(self._heard)
         self._find_stopped()
         self._follow(to_curves=bool(self._work or self._stopped))
         self._plan_soon()
         self.set_interval(READ_S, self._read_curves)
-
-    def on_unmount(self) -> None:
-        """Look no more; a training goes on."""
-        self._end_listening()
-        if self._planning:
-            self._planning.kill()
 
     # ---- the fields ---------------------------------------------------------------------------
 
@@ -245,26 +228,19 @@ class TuneScreen(Screen[Wish | None]):
 
     def _plan_soon(self) -> None:
         self._planned = False
-        if self._pause:
-            self._pause.stop()
-        self._pause = self.set_timer(PLAN_PAUSE_S, self._make_plan)
+        super()._plan_soon()
 
     def _make_plan(self) -> None:
-        if self._planning:
-            self._planning.kill()
         missing = [label for name, label, _ in FIELDS[:2] if not self._field(name)]
         if missing:
             text = f"Fill in on the left: {' and '.join(missing)}. Enter there lists some."
             self.query_one("#plan", Static).update(text)
             return
         self.query_one("#plan", Static).update("looking at the data …")
-        self._planning = ChildJob([*self._arguments(), "--dry-run"], self.post_message)
+        self._ask_for_plan([*self._arguments(), "--dry-run"])
 
-    def on_job_ended(self, event: JobEnded) -> None:
+    def _take_plan(self, event: JobEnded) -> None:
         """Show data and price."""
-        if event.job is not self._planning:
-            return
-        self._planning = None
         plan = read_plan(event.output) if event.code == 0 else None
         self._planned = plan is not None
         place = self.query_one("#plan", Static)
@@ -276,22 +252,9 @@ class TuneScreen(Screen[Wish | None]):
 
     # ---- the training -------------------------------------------------------------------------
 
-    @property
-    def _works(self) -> Works:
-        return cast("LocalknobsApp", self.app).works
-
-    @property
-    def _work(self) -> Work | None:
-        """What runs, or ran last."""
-        return self._works.latest(self.WORK)
-
-    @property
-    def _runs(self) -> bool:
-        return bool(self._work and self._work.active)
-
     def action_start(self) -> None:
         """Train."""
-        if self._runs:
+        if self._active:
             self.notify("A training runs already: Ctrl+X stops it.", severity="warning")
         elif not self._planned:
             self.set_class(False, "-run")
@@ -329,11 +292,6 @@ class TuneScreen(Screen[Wish | None]):
             knob_row.value = self.values[knob_row.row.name]
         self._train(f"{Path(run.base).name} on {Path(run.data).name}", [*run.arguments, "--json"])
 
-    def action_stop(self) -> None:
-        """Stop; the state is saved first."""
-        if self._work:
-            self._works.stop(self._work)
-
     def _heard(self, work: Work, event: JobEvent | None) -> None:
         if work is not self._work:
             return
@@ -348,7 +306,7 @@ class TuneScreen(Screen[Wish | None]):
 
     def _find_stopped(self) -> None:
         """Look for trainings that were stopped, in the folders where adapters are written."""
-        running = self._output_of(self._work) if self._runs else None
+        running = self._output_of(self._work) if self._active else None
         folders = dict.fromkeys((models_folder(), self._output.parent, Path.cwd()))
         self._stopped = [run for run in stopped_runs(folders) if run.output != running]
         self._show_offer()
@@ -362,14 +320,14 @@ class TuneScreen(Screen[Wish | None]):
     def _show_offer(self) -> None:
         """Say what can be done next."""
         lines = []
-        if self._stopped and not self._runs:
+        if self._stopped and not self._active:
             run, more = self._stopped[0], len(self._stopped) - 1
             others = f" and {more} more" if more else ""
             lines.append(f"Ctrl+R goes on with the stopped training of {run.output.name}{others}.")
         work = self._work
         if work and work.state == "done":
             lines.append("Ctrl+T chats with the adapter; Ctrl+G merges and quantizes it.")
-        if self._planned and not self._runs:
+        if self._planned and not self._active:
             lines.append("Ctrl+S trains with the settings on the left.")
         offer = self.query_one("#offer", Static)
         offer.display = bool(lines)
@@ -392,7 +350,7 @@ class TuneScreen(Screen[Wish | None]):
     async def _read_curves(self, *, at_end: bool = False) -> None:
         """Read and draw what is new; in a thread, as the file of a long training is long."""
         reader = self._reader
-        if reader is None or not (self._runs or at_end):
+        if reader is None or not (self._active or at_end):
             return
         new = await asyncio.to_thread(reader.read)
         if reader is self._reader and (new or at_end):
@@ -431,9 +389,9 @@ class TuneScreen(Screen[Wish | None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer what is possible now."""
         if action == "stop":
-            return self._runs
+            return self._active
         if action == "resume":
-            return bool(self._stopped) and not self._runs
+            return bool(self._stopped) and not self._active
         if action in ("chat", "forge"):
             return bool(self._work and self._work.state == "done")
         return True
@@ -480,8 +438,4 @@ class TuneScreen(Screen[Wish | None]):
 
     def action_help(self) -> None:
         """Show the card of the focused knob, or every key."""
-        focused = self.focused
-        if isinstance(focused, KnobRow):
-            self.app.push_screen(Info(focused.row.label, knob_card(focused.row, focused.value)))
-        else:
-            self.app.push_screen(Info("Tune", keys_help([("On this screen", key_help(self, self.ACTIONS))])))
+        show_help(self, "Tune", [("On this screen", key_help(self, self.ACTIONS))])
