@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import work
@@ -16,11 +15,9 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Footer, Input, SelectionList, Static
 from textual.widgets.selection_list import Selection
 
-from localknobs.errors import BadValue, LocalknobsError
+from localknobs.errors import BadValue
 from localknobs.evaluate.config import AGAINST_PARENT, SUITES
-from localknobs.evaluate.kept_reports import KeptReport, delete_report, find_report, kept_reports, report_of
-from localknobs.evaluate.writing import check_outputs
-from localknobs.fit.cards import parse_size
+from localknobs.evaluate.kept_reports import report_of
 from localknobs.jobs import JobEvent, Measured, Noted
 from localknobs.library import BUILT_IN, ModelEntry, list_models
 from localknobs.terminal_text import printable
@@ -30,9 +27,7 @@ from localknobs.tui.cards import keys_help
 from localknobs.tui.child_job import JobEnded
 from localknobs.tui.measure_form import MeasureForm
 from localknobs.tui.screens.info import Info
-from localknobs.tui.screens.picker import Choice, Picker
-from localknobs.tui.screens.text_dialog import TextDialog
-from localknobs.tui.screens.work_screen import PlannedWorkScreen
+from localknobs.tui.screens.measure_reports import ReportScreen
 from localknobs.tui.widgets.candidates import Candidates
 from localknobs.tui.widgets.report_view import ReportView, Shown
 from localknobs.tui.work_text import progress_text
@@ -56,7 +51,7 @@ FIELDS: tuple[tuple[str, str, str], ...] = (
 SETUP, REPORT = "-setup", "-report"
 
 
-class MeasureScreen(PlannedWorkScreen[None]):
+class MeasureScreen(ReportScreen):
     """Measures models.
 
     Args:
@@ -114,7 +109,6 @@ class MeasureScreen(PlannedWorkScreen[None]):
         super().__init__()
         self._model, self._fresh = model, fresh
         self._plan: dict[str, Any] | None = None
-        self._shown: Shown | None = None
 
     def compose(self) -> ComposeResult:
         """Lay out the models, the suites and fields, the state; and the report, which takes their place."""
@@ -344,19 +338,6 @@ class MeasureScreen(PlannedWorkScreen[None]):
         except ValueError as error:
             self.notify(f"What eval printed cannot be read: {error}", severity="error")
 
-    @property
-    def _vram(self) -> int:
-        text = self.query_one("#vram", Input).value.strip()
-        try:
-            return parse_size(text) if text else 0
-        except LocalknobsError:
-            return 0
-
-    def _show_report(self, shown: Shown) -> None:
-        self._shown = shown
-        self.query_one(ReportView).show(shown)
-        self._turn(to_report=True)
-
     def _turn(self, *, to_report: bool) -> None:
         """Show the report, or the fields."""
         self.set_class(to_report, REPORT)
@@ -372,67 +353,6 @@ class MeasureScreen(PlannedWorkScreen[None]):
         """Show the report, or the fields again."""
         if self._shown:
             self._turn(to_report=not self.has_class(REPORT))
-
-    @work(exclusive=True, group="reports", exit_on_error=False)
-    async def action_older(self) -> None:
-        """Choose a report of before."""
-        try:
-            kept = await asyncio.to_thread(kept_reports)
-        except Exception as error:
-            self.notify(str(as_ours(error, "reading the reports")), severity="error")
-            return
-        if not kept:
-            self.notify("Nothing was measured yet.")
-            return
-        choices = [Choice(one.name, one.name, one.title) for one in kept]
-        note = "Each is also printed by: localknobs reports NAME"
-        self.app.push_screen(Picker("Reports", choices, note=note, deletable=True), self._chosen)
-
-    def _chosen(self, name: str | None) -> None:
-        if not name:
-            return
-        try:
-            kept = find_report(name.removeprefix("delete:"))
-        except LocalknobsError as error:
-            self.notify(str(error), severity="error")
-            return
-        if name.startswith("delete:"):
-            self._ask_to_delete(kept)
-        else:
-            self._show_report(Shown(kept.report, kept.name, self._vram))
-
-    def _ask_to_delete(self, kept: KeptReport) -> None:
-        def answered(choice: str | None) -> None:
-            if choice == "delete":
-                try:
-                    delete_report(kept)
-                except LocalknobsError as error:
-                    self.notify(str(error), severity="error")
-            self.action_older()
-
-        choices = [Choice("keep", "Keep it"), Choice("delete", "Delete it", "this cannot be undone")]
-        self.app.push_screen(Picker(f"Delete the report {kept.name}?", choices, note=printable(kept.title)), answered)
-
-    def action_write(self) -> None:
-        """Ask where to, then write the report."""
-        if not self._shown:
-            return
-        if not self._shown.name:
-            self.notify("This report could not be kept, and cannot be written from here.", severity="error")
-            return
-        name = Path.home() / f"localknobs-{self._shown.name}.html"
-        note = "What it ends in says what is written: .html (one page with everything), .png, .svg, .json."
-        self.app.push_screen(
-            TextDialog("Write the report", str(name), note=note, several_lines=False, check=_check_target),
-            self._write_to,
-        )
-
-    def _write_to(self, name: str | None) -> None:
-        if name and name.strip() and self._shown:
-            target = Path(name.strip()).expanduser()
-            vram = self.query_one("#vram", Input).value.strip()
-            words = ["reports", self._shown.name, "-o", str(target), *(["--vram", vram] if self._vram else [])]
-            self._works.start("reports", f"The report to {target}", words)
 
     # ---- keys ---------------------------------------------------------------------------------
 
@@ -496,12 +416,3 @@ def _line(name: str, price: Mapping[str, Any] | None = None) -> str:
     if price and not price["trouble"]:
         time = f"~{time_text(max(1.0, price['seconds']))}" if price["seconds"] else "?"
     return f"{name:<10} {time:>6}  {SUITES[name]}"
-
-
-def _check_target(text: str) -> None:
-    target = Path(text.strip()).expanduser()
-    check_outputs([target])
-    if target.exists():
-        raise BadValue(f"{target} exists already", "Choose another name.")
-    if not target.parent.is_dir():
-        raise BadValue(f"There is no folder {target.parent}", "Choose another place.")
