@@ -1,20 +1,21 @@
 """What changes did to models on this machine: whatever measures adds to it, the cards of knobs and levers show it.
 
-One small file of JSON lines beside the user's own data; a line that is broken or from another version is skipped.
+One small file beside the user's own data.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
 from localknobs.knobs.record import Knob, Lever
 from localknobs.measured_speeds import MeasuredSpeed, measured_speeds
-from localknobs.paths import data_folder, written_whole
+from localknobs.paths import data_folder
+from localknobs.remembered import keep_newest, read_records
 
 MOST = 2000
 """Records kept; the oldest go first."""
@@ -50,17 +51,10 @@ class MeasuredEffect:
         """What was turned, as a phrase: `type_k q4_0, type_v q4_0`."""
         return ", ".join(f"{name} {value}" for name, value in self.settings.items())
 
-    def _same_case(self) -> tuple[str, ...]:
-        return self.lever, json.dumps(dict(self.settings), sort_keys=True), self.model, self.against
-
 
 def measured_effects() -> list[MeasuredEffect]:
     """Return what was measured, the newest first; none when nothing was or the file cannot be read."""
-    try:
-        lines = _file().read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    return [record for line in reversed(lines) if (record := _record(line))]
+    return read_records(_file(), _record)[::-1]
 
 
 def remember_effects(records: Sequence[MeasuredEffect]) -> None:
@@ -69,15 +63,8 @@ def remember_effects(records: Sequence[MeasuredEffect]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    if not records:
-        return
-    merged = {record._same_case(): record for record in reversed(measured_effects())}
-    for record in records:
-        merged.pop(record._same_case(), None)  # the newest stand last
-        merged[record._same_case()] = record
-    with written_whole(_file()) as beside:
-        kept = list(merged.values())[-MOST:]
-        beside.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept), encoding="utf-8")
+    if records:
+        keep_newest(_file(), [*reversed(measured_effects()), *records], _case, MOST)
 
 
 def effects_of_knob(row: Knob) -> list[MeasuredEffect]:
@@ -141,20 +128,21 @@ def _others(record: MeasuredSpeed, name: str) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+def _case(record: MeasuredEffect) -> tuple[str, ...]:
+    return record.lever, json.dumps(dict(record.settings), sort_keys=True), record.model, record.against
+
+
 def _file() -> Path:
     return data_folder() / "measured_effects.jsonl"
 
 
-def _record(line: str) -> MeasuredEffect | None:
-    try:
-        record = MeasuredEffect(**json.loads(line))
-        texts = (record.model, record.against, record.text, record.command, record.when)
-        fine = (
-            record.lever in get_args(Lever)
-            and all(isinstance(text, str) for text in texts)
-            and all(isinstance(value, str) for value in record.settings.values())
-            and all(isinstance(number, int | float) for number in record.numbers.values())
-        )
-        return record if fine else None
-    except (ValueError, TypeError, AttributeError):
-        return None
+def _record(fields: Any) -> MeasuredEffect | None:
+    record = MeasuredEffect(**fields)
+    texts = (record.model, record.against, record.text, record.command, record.when)
+    fine = (
+        record.lever in get_args(Lever)
+        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(value, str) for value in record.settings.values())
+        and all(isinstance(number, int | float) for number in record.numbers.values())
+    )
+    return record if fine else None

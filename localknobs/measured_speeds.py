@@ -1,18 +1,19 @@
 """Speeds measured on this machine, remembered: `localknobs bench` writes them, the estimates of `fit` read them.
 
-One small file of JSON lines in the cache folder; a line that is broken or from another version is skipped.
+One small file in the cache folder.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from localknobs.knobs import Value
-from localknobs.paths import cache_folder, written_whole
+from localknobs.paths import cache_folder
+from localknobs.remembered import keep_newest, read_records
 
 MOST = 1000
 """Records kept; the oldest go first."""
@@ -57,18 +58,10 @@ class MeasuredSpeed:
         """Weights read from memory in a second while generating: what carries over to other models here."""
         return self.size_bytes * self.generation_tokens_per_s
 
-    def _same_case(self) -> tuple[Any, ...]:
-        settings = json.dumps(dict(self.settings), sort_keys=True)
-        return self.model, self.size_bytes, settings, self.devices, self.processor
-
 
 def measured_speeds() -> list[MeasuredSpeed]:
     """Return what was measured, the oldest first; none when nothing was or the file cannot be read."""
-    try:
-        lines = _file().read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        return []
-    return [record for line in lines if (record := _record(line))]
+    return read_records(_file(), _record)
 
 
 def remember_speeds(records: Sequence[MeasuredSpeed]) -> None:
@@ -77,25 +70,20 @@ def remember_speeds(records: Sequence[MeasuredSpeed]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    merged = {record._same_case(): record for record in measured_speeds()}
-    for record in records:
-        merged.pop(record._same_case(), None)  # the newest stand last
-        merged[record._same_case()] = record
-    with written_whole(_file()) as beside:
-        kept = list(merged.values())[-MOST:]
-        beside.write_text("".join(json.dumps(asdict(record)) + "\n" for record in kept), encoding="utf-8")
+    keep_newest(_file(), [*measured_speeds(), *records], _case, MOST)
+
+
+def _case(record: MeasuredSpeed) -> tuple[Any, ...]:
+    settings = json.dumps(dict(record.settings), sort_keys=True)
+    return record.model, record.size_bytes, settings, record.devices, record.processor
 
 
 def _file() -> Path:
     return cache_folder() / "measured_speeds.jsonl"
 
 
-def _record(line: str) -> MeasuredSpeed | None:
-    try:
-        fields = json.loads(line)
-        fields["devices"] = tuple(fields["devices"])
-        record = MeasuredSpeed(**fields)
-        numbers = (record.size_bytes, record.prompt_tokens_per_s, record.generation_tokens_per_s)
-        return record if all(isinstance(number, int | float) and number >= 0 for number in numbers) else None
-    except (ValueError, TypeError, KeyError):
-        return None
+def _record(fields: Any) -> MeasuredSpeed | None:
+    fields["devices"] = tuple(fields["devices"])
+    record = MeasuredSpeed(**fields)
+    numbers = (record.size_bytes, record.prompt_tokens_per_s, record.generation_tokens_per_s)
+    return record if all(isinstance(number, int | float) and number >= 0 for number in numbers) else None
