@@ -86,4 +86,9 @@ def _record(fields: Any) -> MeasuredSpeed | None:
     fields["devices"] = tuple(fields["devices"])
     record = MeasuredSpeed(**fields)
     numbers = (record.size_bytes, record.prompt_tokens_per_s, record.generation_tokens_per_s)
-    return record if all(isinstance(number, int | float) and number >= 0 for number in numbers) else None
+    fine = (
+        all(isinstance(number, int | float) and number >= 0 for number in numbers)
+        and all(isinstance(text, str) for text in (record.model, record.processor, *record.devices))
+        and isinstance(record.settings, Mapping)
+    )
+    return record if fine else None

@@ -36,7 +36,7 @@ def read_records(file: Path, made: Callable[[Any], Record | None]) -> list[Recor
 def _made(line: str, made: Callable[[Any], Record | None]) -> Record | None:
     try:
         return made(json.loads(line))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
+import pytest
+
 from localknobs.measured_speeds import MOST, MeasuredSpeed, measured_speeds, remember_speeds
 from localknobs.paths import cache_folder
 
@@ -40,6 +45,27 @@ def test_broken_lines_are_skipped_and_survived():
     assert len(file.read_text().splitlines()) == 2
     file.write_bytes(b"\xff\xfe\x00")
     assert measured_speeds() == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"model": ["a"]}, {"processor": {}}, {"devices": [[]]}, {"settings": None}, {"settings": ["n_batch"]}],
+    ids=str,
+)
+def test_a_line_with_fields_of_another_kind_is_skipped_and_survived(wrong):
+    remember_speeds([speed()])
+    file = cache_folder() / "measured_speeds.jsonl"
+    file.write_text(file.read_text() + json.dumps({**asdict(speed()), **wrong}) + "\n", encoding="utf-8")
+    assert measured_speeds() == [speed()]
+    remember_speeds([speed(processor="two")])
+    assert measured_speeds() == [speed(), speed(processor="two")]
+
+
+def test_a_line_that_is_nested_without_end_is_skipped():
+    remember_speeds([speed()])
+    file = cache_folder() / "measured_speeds.jsonl"
+    file.write_text("[" * 200_000 + "\n" + file.read_text(), encoding="utf-8")
+    assert measured_speeds() == [speed()]
 
 
 def test_the_file_stays_small():
