@@ -6,13 +6,14 @@ One small file beside the user's own data.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-from localknobs.knobs.record import Knob, Lever
+from localknobs.knobs import BENCHED, Knob, Lever
 from localknobs.measured_speeds import MeasuredSpeed, measured_speeds
 from localknobs.paths import data_folder
 from localknobs.remembered import keep_newest, read_records
@@ -111,8 +112,8 @@ def _speed_effect(row: Knob, before: MeasuredSpeed, now: MeasuredSpeed) -> Measu
     if not parts:
         return None
     old, value = before.settings.get(row.name, row.default), now.settings[row.name]
-    flags = row.flags[0] if row.flags else ""
-    command = f"localknobs bench {now.model} {flags} {row.show(old)},{row.show(value)}"
+    words = ["localknobs", "bench", now.model, row.flags[0], f"{row.show(old)},{row.show(value)}"]
+    command = shlex.join(words) if row.name in BENCHED else ""
     return MeasuredEffect(
         lever=row.lever, settings={row.name: row.show(value)}, model=Path(now.model).stem,
         against=f"{row.name} {row.show(old) or 'the default'}", text="; ".join(parts), numbers=numbers,

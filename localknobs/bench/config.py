@@ -11,10 +11,8 @@ from statistics import median
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadValue
 from localknobs.hardware import physical_cores
-from localknobs.knobs import KNOBS, Value
+from localknobs.knobs import BENCHED, KNOBS, Value
 
-VARIED = ("threads", "n_batch", "n_ubatch", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn")
-"""Knobs of which a bench takes several values; all but the first need a new load."""
 MOST_CASES = 64
 
 
@@ -24,7 +22,7 @@ class BenchConfig:
 
     Args:
         model: A GGUF file.
-        values: Values of the knobs in `VARIED`; one that is not named has its default.
+        values: Values of the knobs in `BENCHED`; one that is not named has its default.
         prompt: Tokens of the prompt that is read; 0 leaves that out.
         generate: Tokens that are written one by one; 0 leaves that out.
         depth: Tokens in the context before both.
@@ -103,7 +101,7 @@ def cases(config: BenchConfig) -> tuple[Case, ...]:
         raise BadValue(f"-r cannot be {config.repetitions}", "It takes a number of at least 1.")
     size = config.depth + max(config.prompt, config.generate)
     base = LoadSettings(model=config.model, n_ctx=size)
-    lists = {name: config.values.get(name) or (getattr(base, name),) for name in VARIED}
+    lists = {name: config.values.get(name) or (getattr(base, name),) for name in BENCHED}
     # 0 means automatic elsewhere; a measurement needs to know what it measures.
     threads = (value if value else physical_cores() for value in lists["threads"])
     lists["threads"] = tuple(dict.fromkeys(threads))
@@ -115,10 +113,10 @@ def cases(config: BenchConfig) -> tuple[Case, ...]:
         raise BadValue(
             f"These are {count:,} combinations", f"Take at most {MOST_CASES}: fewer values, or one list at a time."
         )
-    order = (*VARIED[1:], VARIED[0])  # threads change fastest
+    order = (*BENCHED[1:], BENCHED[0])  # threads change fastest
     made = []
     for combination in product(*(lists[name] for name in order)):
         chosen = dict(zip(order, combination, strict=True))
         settings = replace(base, **chosen)
-        made.append(Case(settings, {name: chosen[name] for name in VARIED if name in several}))
+        made.append(Case(settings, {name: chosen[name] for name in BENCHED if name in several}))
     return tuple(made)

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 from localknobs.cli.output import note, one_line, print_json, table, wrapped
 from localknobs.cli.progress import run_job
 from localknobs.errors import BadValue, LocalknobsError
-from localknobs.knobs import KNOBS, Value
+from localknobs.knobs import BENCHED, KNOBS, Value
 from localknobs.library import BUILT_IN, find_model
 
 if TYPE_CHECKING:
     from localknobs.bench import BenchConfig, CaseResult
-
-# The knobs that take several values: localknobs.bench.config.VARIED, which a parser need not load the engine for.
-_LISTS = ("threads", "n_batch", "n_ubatch", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -33,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("-n", "--n-gen", metavar="N", type=int, default=128, help="tokens written one by one; 0 = none; default 128")
     add("-d", "--n-depth", metavar="N", type=int, default=0, help="tokens in the context before both; default 0")
     add("-r", "--repetitions", metavar="N", type=int, default=5, help="how often each is measured; default 5")
-    for name in _LISTS:
+    for name in BENCHED:
         row = KNOBS[name]
         default = "the physical cores" if name == "threads" else row.show(row.default)
         text = f"{row.help} {row.range_text()}; default {default}"
@@ -75,7 +72,7 @@ def run(options: Namespace) -> int:
             raise BadValue(f"There is no folder {picture.parent}", "Make it first, or write elsewhere.")
     config = BenchConfig(
         model=find_model(options.model),
-        values={name: getattr(options, name) for name in _LISTS if getattr(options, name)},
+        values={name: getattr(options, name) for name in BENCHED if getattr(options, name)},
         prompt=options.n_prompt,
         generate=options.n_gen,
         depth=options.n_depth,
@@ -148,7 +145,6 @@ def _draw(path: Path, config: BenchConfig, results: Sequence[CaseResult], model:
 
 
 def _as_mapping(config: BenchConfig, results: Sequence[CaseResult]) -> dict[str, Any]:
-    from localknobs.bench.config import VARIED
     from localknobs.hardware import processor_name
 
     return {
@@ -156,7 +152,7 @@ def _as_mapping(config: BenchConfig, results: Sequence[CaseResult]) -> dict[str,
         "generated_tokens": config.generate, "depth_tokens": config.depth, "repetitions": config.repetitions,
         "cases": [
             {
-                "settings": {name: getattr(result.case.settings, name) for name in VARIED},
+                "settings": {name: getattr(result.case.settings, name) for name in BENCHED},
                 "devices": result.devices,
                 "prompt_tokens_per_s": result.prompt_speed, "prompt_samples": result.prompt,
                 "generation_tokens_per_s": result.generation_speed, "generation_samples": result.generation,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from localknobs.knobs.boxes import knob_boxes
 from localknobs.knobs.levers import LEVERS, LeverCard
+from localknobs.knobs.loading import BENCHED
 from localknobs.knobs.record import Applies, Kind, Knob, Lever, Value, Values
 from localknobs.knobs.table import (
     ALL_KNOBS,
@@ -23,6 +24,7 @@ from localknobs.knobs.table import (
 
 __all__ = [
     "ALL_KNOBS",
+    "BENCHED",
     "KNOBS",
     "LEVERS",
     "Applies",

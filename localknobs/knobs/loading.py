@@ -47,3 +47,6 @@ _LOAD: tuple[Knob, ...] = (
 
 LOADING: tuple[Knob, ...] = (*_LOAD, *ROPE, *CACHE, *WHEN_FULL, *PARKING, *PLACEMENT, *SPECULATION, *ADAPTERS)
 """Every row that is a field of `LoadSettings`."""
+
+BENCHED = ("threads", "n_batch", "n_ubatch", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn")
+"""Those of which `localknobs bench` takes several values; all but the first need a new load."""

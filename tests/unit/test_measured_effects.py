@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ def effect(text: str = "perplexity 12 instead of 11", **changes: object) -> Meas
     return MeasuredEffect(**{**fields, **changes})
 
 
-def speed(settings: dict[str, object], reading: float, writing: float) -> MeasuredSpeed:
+def speed(settings: dict[str, object], reading: float, writing: float, model: str = "/m/some.gguf") -> MeasuredSpeed:
     return MeasuredSpeed(
-        model="/m/some.gguf", size_bytes=1, architecture="llama", quant="Q8_0", parameters=1, settings=settings,
+        model=model, size_bytes=1, architecture="llama", quant="Q8_0", parameters=1, settings=settings,
         devices=("CPU",), prompt_tokens=512, prompt_tokens_per_s=reading, generated_tokens=128,
         generation_tokens_per_s=writing, when="2026-01-02T00:00:00+00:00",
     )  # fmt: skip
@@ -65,6 +66,21 @@ def test_speeds_that_differ_by_one_knob_are_effects_of_it(home: Path):
     assert found.command == "localknobs bench /m/some.gguf -ctk f16,q8_0"
     (threads,) = effects_of_knob(ALL_KNOBS["threads"])
     assert threads.against == "threads 1" and "(+67%)" in threads.text
+
+
+def test_the_command_of_a_speed_can_be_typed_where_the_path_has_spaces(home: Path):
+    path = "/my models/it's one.gguf"
+    remember_speeds([
+        speed({"threads": 2}, 100, 50, model=path), speed({"threads": 2, "cache_type_k": "q8_0"}, 90, 55, model=path),
+    ])  # fmt: skip
+    (found,) = effects_of_knob(ALL_KNOBS["cache_type_k"])
+    assert shlex.split(found.command) == ["localknobs", "bench", path, "-ctk", "f16,q8_0"]
+
+
+def test_a_knob_that_bench_does_not_turn_has_no_command(home: Path):
+    remember_speeds([speed({"threads": 2}, 100, 50), speed({"threads": 2, "n_cpu_moe": 4}, 90, 55)])
+    (found,) = effects_of_knob(ALL_KNOBS["n_cpu_moe"])
+    assert found.settings == {"n_cpu_moe": "4"} and found.command == ""
 
 
 def test_a_place_that_cannot_be_written_is_an_error_to_the_caller(home: Path):
