@@ -116,3 +116,8 @@ class EvalConfig:
     threads: int = 0
     plan_memory: bool = True
     command: str = ""
+
+    @property
+    def needle_answer(self) -> int:
+        """Tokens that may come on top of a needle's length: those of a written answer."""
+        return NEEDLE_ANSWER if self.needle_mode == "generate" else 0

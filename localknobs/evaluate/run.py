@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from statistics import fmean
 from time import monotonic
 from typing import Any
 
@@ -23,7 +24,6 @@ from localknobs.evaluate.config import (
     AGAINST_PARENT,
     LEAST_CHUNK,
     MOST_CHUNK,
-    NEEDLE_ANSWER,
     NEEDLE_MODES,
     SUITES,
     EvalConfig,
@@ -80,14 +80,18 @@ class EvalPlan:
     notes: tuple[str, ...]
 
     @property
+    def parameters(self) -> float:
+        """Weights of a model, on average."""
+        return fmean(header.parameters for header in self.headers.values())
+
+    @property
     def needle_cells(self) -> list[dict[str, Any]]:
         """Every needle of the grid, in a seeded order, so that the first of them cover the grid."""
         config = self.config
         context = self.context
-        written = config.needle_mode == "generate"
-        whole = context - 16 - NEEDLE_ANSWER * written
+        whole = context - 16 - config.needle_answer
         lengths = config.needle_lengths or (context // 8, context // 4, context // 2, whole)
-        mode = "/generate" if written else ""
+        mode = "/generate" if config.needle_mode == "generate" else ""
         cells = [
             {
                 "cell": f"{length}/{depth:.3f}/{number}/{config.needle_others}/{config.seed}{mode}", "length": length,
@@ -121,8 +125,7 @@ def plan_eval(config: EvalConfig) -> EvalPlan:
     context = max((variant.settings.n_ctx for _, variant in variants), default=0) or min(trained, MOST_CONTEXT)
     long = {"tasks", "needle", "position", "forgetting"} & set(config.suites)
     for number, variant in variants:
-        answer = NEEDLE_ANSWER if config.needle_mode == "generate" else 0
-        needles = (length + answer for length in config.needle_lengths)
+        needles = (length + config.needle_answer for length in config.needle_lengths)
         largest = max(config.chunk_tokens, context if long else 0, *needles, config.position_tokens)
         plan_context(headers[number], replace(variant.settings, n_ctx=largest))
         check_adapters(read_adapters(variant.settings), headers[number], variant.settings)

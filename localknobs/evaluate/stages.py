@@ -13,7 +13,7 @@ from localknobs.bench import speed_record
 from localknobs.engine import probe
 from localknobs.engine.adapter_files import read_adapters
 from localknobs.errors import EngineDied
-from localknobs.evaluate.config import NEEDLE_ANSWER, TIME_SHARES, Variant
+from localknobs.evaluate.config import TIME_SHARES, Variant
 from localknobs.evaluate.results import StageTime
 from localknobs.evaluate.session import Clock, Session
 from localknobs.evaluate.store import file_mark
@@ -103,8 +103,7 @@ class Stages:
         if done:
             cells = self._plan.needle_cells if name == "needle" else []
             each = sum(cell["length"] for cell in cells) / len(cells) if cells else 1.0
-            sizes = [header.parameters for header in self._plan.headers.values()]
-            found.times.append(StageTime(name, done * each, sum(sizes) / len(sizes), monotonic() - began))
+            found.times.append(StageTime(name, done * each, self._plan.parameters, monotonic() - began))
 
     def _read(self, reading: TextPass) -> Job[Readings]:
         plan = self._plan
@@ -148,8 +147,7 @@ class Stages:
 
     def _find_needles(self, found: Found) -> Job[None]:
         cells = self._plan.needle_cells
-        longest = max(cell["length"] for cell in cells)
-        longest += NEEDLE_ANSWER if self._config.needle_mode == "generate" else 0
+        longest = max(cell["length"] for cell in cells) + self._config.needle_answer
         work = UnitPass("needle", cells, "cell", "looking for needles with", "needles", longest)
         found.needles = yield from work_through(
             self._session, self._config, self._plan.variants, self._marks, work, self._clock
