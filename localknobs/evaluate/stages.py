@@ -13,7 +13,7 @@ from localknobs.bench import speed_record
 from localknobs.engine import probe
 from localknobs.engine.adapter_files import read_adapters
 from localknobs.errors import EngineDied
-from localknobs.evaluate.config import TIME_SHARES, Variant
+from localknobs.evaluate.config import STAGES_OF, TIME_SHARES, Variant
 from localknobs.evaluate.results import StageTime
 from localknobs.evaluate.session import Clock, Session
 from localknobs.evaluate.store import file_mark
@@ -77,17 +77,17 @@ class Stages:
 
     def run(self) -> Job[Found]:
         """Measure what is asked for."""
-        wanted = set(self._config.suites)
         stages = {
-            "text": (self._read_text, bool({"ppl", "kld"} & wanted)),
-            "tasks": (self._ask_tasks, "tasks" in wanted),
-            "general text": (self._read_general, "forgetting" in wanted),
-            "general tasks": (self._ask_general, "forgetting" in wanted),
-            "needle": (self._find_needles, "needle" in wanted),
-            "position": (self._read_long, "position" in wanted),
-            "speed": (self._time, "speed" in wanted),
+            "text": self._read_text,
+            "tasks": self._ask_tasks,
+            "general text": self._read_general,
+            "general tasks": self._ask_general,
+            "needle": self._find_needles,
+            "position": self._read_long,
+            "speed": self._time,
         }
-        asked = [(name, stage) for name, (stage, is_asked) in stages.items() if is_asked]
+        wanted = {name for suite in self._config.suites for name in STAGES_OF[suite]}
+        asked = [(name, stage) for name, stage in stages.items() if name in wanted]
         found = Found()
         for at, (name, stage) in enumerate(asked):
             self._clock.begin_stage(TIME_SHARES[name], sum(TIME_SHARES[later] for later, _ in asked[at:]))
