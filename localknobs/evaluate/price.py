@@ -32,6 +32,8 @@ UNITS = {
     "tasks": "questions", "general tasks": "questions", "speed": "rounds",
 }  # fmt: skip
 """What is counted of each stage, of all models together."""
+_BENCH = "bench"
+"""Stands for a stage in times that `localknobs bench` took: tokens of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,6 @@ def price_of(config: EvalConfig) -> Price:
         As `plan_eval`; also `BadValue` for a text that is too short.
     """
     plan = plan_eval(config)
-    works = {suite: _stages(plan_eval(replace(config, suites=(suite,)))) for suite in config.suites}
     past = _past()
     prices: list[SuitePrice] = []
     known: dict[str, float | None] = {}
@@ -97,11 +98,13 @@ def price_of(config: EvalConfig) -> Price:
             prices.append(SuitePrice(suite, chosen, trouble="It compares with a parent model."))
             continue
         try:
-            stages = works[suite] if chosen else _stages(plan_eval(replace(config, suites=(suite,))))
+            stages = _stages(plan_eval(replace(config, suites=(suite,))))
         except LocalknobsError as error:
+            if chosen:
+                raise
             prices.append(SuitePrice(suite, chosen, trouble=str(error)))
             continue
-        seconds = {stage: _seconds(stage, units, plan, past) for stage, units in stages.items()}
+        seconds = {stage: _seconds(stage, units, plan.parameters, past) for stage, units in stages.items()}
         if chosen:
             known |= seconds
         amount = " and ".join(f"{units:,} {UNITS[stage]}" for stage, units in stages.items())
@@ -152,29 +155,31 @@ def _count(model: Path, text: Path) -> int:
 
 
 def _past() -> list[StageTime]:
-    """Return how long stages took on this machine, the newest first."""
+    """Return what was timed on this machine: stages, the newest first, and the prompts of `localknobs bench`."""
     here = processor_name()
-    return [time for kept in kept_reports() if kept.report.processor == here for time in kept.report.times]
-
-
-def _seconds(stage: str, units: int, plan: EvalPlan, past: Sequence[StageTime]) -> float | None:
-    """Return about how long a stage takes: by the nearest model that was measured, larger ones take longer."""
-    sizes = [header.parameters for header in plan.headers.values()]
-    parameters = sum(sizes) / len(sizes)
-    alike = [
-        (abs(math.log(time.parameters / parameters)), time.seconds / time.units / time.parameters)
-        for time in past
-        if _work_of(time.stage) == _work_of(stage) and time.units > 0 and time.parameters > 0 and parameters > 0
+    times = [time for kept in kept_reports() if kept.report.processor == here for time in kept.report.times]
+    times += [
+        StageTime(_BENCH, one.prompt_tokens_per_s, one.parameters, 1.0)
+        for one in measured_speeds()
+        if one.processor == here
     ]
+    return [time for time in times if time.units > 0 and time.parameters > 0]
+
+
+def _seconds(stage: str, units: int, parameters: float, past: Sequence[StageTime]) -> float | None:
+    """Return about how long a stage takes: by the nearest model that was measured, larger ones take longer."""
+    alike = [time for time in past if _work_of(time.stage) == _work_of(stage)]
     if not alike and UNITS[stage] == "tokens":
-        here = processor_name()
-        alike = [
-            (abs(math.log(one.parameters / parameters)), 1 / one.prompt_tokens_per_s / one.parameters)
-            for one in measured_speeds()
-            if one.processor == here and one.prompt_tokens_per_s > 0 and one.parameters > 0 and parameters > 0
-        ]
-    distance, cost = min(alike, default=(math.inf, 0.0), key=lambda pair: pair[0])
-    return units * parameters * cost if distance <= math.log(ALIKE) else None
+        alike = [time for time in past if time.stage == _BENCH]
+    if not alike or parameters <= 0:
+        return None
+
+    def distance(time: StageTime) -> float:
+        return abs(math.log(time.parameters / parameters))
+
+    nearest = min(alike, key=distance)
+    cost = nearest.seconds / nearest.units / nearest.parameters
+    return units * parameters * cost if distance(nearest) <= math.log(ALIKE) else None
 
 
 def _work_of(stage: str) -> str:

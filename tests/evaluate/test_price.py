@@ -14,6 +14,9 @@ from localknobs.engine.tokens import tokens_of
 from localknobs.errors import BadFile, BadValue
 from localknobs.evaluate.kept_reports import keep_report
 from localknobs.evaluate.price import price_of
+from localknobs.evaluate.run import plan_eval
+from localknobs.hardware import processor_name
+from localknobs.measured_speeds import MeasuredSpeed, remember_speeds
 
 TEXT = "".join(chr(33 + (at * at + 7 * at) % 90) for at in range(800))
 
@@ -56,6 +59,21 @@ def test_times_are_known_once_something_was_measured_here(model):
     assert price_of(wanted).seconds == pytest.approx(price.seconds), "another machine's times say nothing"
     assert price_of(replace(wanted, minutes=0.0001)).seconds == pytest.approx(0.006)
     assert price_of(replace(wanted, suites=("ppl", "tasks"))).seconds is None
+
+
+def test_where_no_report_tells_the_speed_of_bench_does(model):
+    wanted = config(model, suites=("ppl",))
+    tokens = int(next(one.amount for one in price_of(wanted).suites if one.suite == "ppl").split()[0].replace(",", ""))
+    own = plan_eval(wanted).parameters
+    speed = MeasuredSpeed(
+        model="/m/other.gguf", size_bytes=1, architecture="llama", quant="Q8_0", parameters=round(2 * own),
+        processor=processor_name(), prompt_tokens=512, prompt_tokens_per_s=100.0,
+    )  # fmt: skip
+    remember_speeds([replace(speed, processor="another", parameters=round(own), prompt_tokens_per_s=1.0)])
+    assert price_of(wanted).seconds is None
+    remember_speeds([speed])
+    assert price_of(wanted).seconds == pytest.approx(tokens / 200, rel=1e-3)
+    assert price_of(replace(wanted, suites=("tasks",))).seconds is None
 
 
 def test_two_suites_of_one_stage_take_its_time_once(model):
