@@ -85,10 +85,14 @@ def _file() -> Path:
 def _record(fields: Any) -> MeasuredSpeed | None:
     fields["devices"] = tuple(fields["devices"])
     record = MeasuredSpeed(**fields)
-    numbers = (record.size_bytes, record.prompt_tokens_per_s, record.generation_tokens_per_s)
+    numbers = (
+        record.size_bytes, record.parameters, record.prompt_tokens, record.prompt_tokens_per_s,
+        record.generated_tokens, record.generation_tokens_per_s,
+    )  # fmt: skip
+    texts = (record.model, record.architecture, record.quant, record.processor, record.when, *record.devices)
     fine = (
         all(isinstance(number, int | float) and number >= 0 for number in numbers)
-        and all(isinstance(text, str) for text in (record.model, record.processor, *record.devices))
+        and all(isinstance(text, str) for text in texts)
         and isinstance(record.settings, Mapping)
     )
     return record if fine else None

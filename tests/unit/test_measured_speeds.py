@@ -49,7 +49,16 @@ def test_broken_lines_are_skipped_and_survived():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"model": ["a"]}, {"processor": {}}, {"devices": [[]]}, {"settings": None}, {"settings": ["n_batch"]}],
+    [
+        {"model": ["a"]},
+        {"processor": {}},
+        {"devices": [[]]},
+        {"settings": None},
+        {"settings": ["n_batch"]},
+        {"parameters": "many"},
+        {"prompt_tokens": None},
+        {"when": 7},
+    ],
     ids=str,
 )
 def test_a_line_with_fields_of_another_kind_is_skipped_and_survived(wrong):
