@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from localknobs.errors import LocalknobsError
@@ -102,4 +103,4 @@ def _told(parent: ModelResult, result: ModelResult) -> tuple[str, dict[str, floa
         before, now = parent.speed.generation, result.speed.generation
         parts.append(f"writes {now:,.0f} tokens/s instead of {before:,.0f} ({now / before - 1:+.0%})")
         numbers |= {"tokens_per_s": now, "tokens_per_s_before": before}
-    return "; ".join(parts), {name: value for name, value in numbers.items() if value - value == 0}
+    return "; ".join(parts), {name: value for name, value in numbers.items() if math.isfinite(value)}
