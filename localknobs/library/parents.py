@@ -21,7 +21,7 @@ def propose_parent(model: Path, entries: Sequence[ModelEntry]) -> tuple[ModelEnt
     usable = [entry for entry in entries if entry.usable and not _same(entry, model)]
     made_from = _made_from(model)
     for entry in usable:
-        if str(entry.path) in made_from:
+        if any(_same(entry, source) for source in made_from):
             return entry, "its card says so"
     own = next((entry for entry in entries if _same(entry, model)), None)
     if own is None or not own.parameters:
@@ -35,9 +35,9 @@ def propose_parent(model: Path, entries: Sequence[ModelEntry]) -> tuple[ModelEnt
     return (best, "the largest file of its family") if best else None
 
 
-def _made_from(model: Path) -> set[str]:
+def _made_from(model: Path) -> set[Path]:
     try:
-        return {source.path for source in read_card(model).sources}
+        return {Path(source.path) for source in read_card(model).sources}
     except LocalknobsError:
         return set()
 

@@ -33,6 +33,8 @@ def test_a_card_is_believed_before_a_name(tmp_path):
     large = entry(tmp_path, "some-F16.gguf", 20)
     record([child.path], "quantize", ["mine.gguf"], [parent.path], 1.0)
     assert propose_parent(child.path, [parent, child, large]) == (parent, "its card says so")
+    copy = entry(tmp_path, "copy.gguf", 30, parameters=5, also_at=(parent.path,))
+    assert propose_parent(child.path, [copy, child, large]) == (copy, "its card says so"), "listed by another place"
     assert propose_parent(child.path, [child, large])[0] is large, "the parent of the card is gone"
 
 
