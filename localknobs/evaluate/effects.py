@@ -42,7 +42,8 @@ def effects_of_report(config: EvalConfig, report: Report) -> list[MeasuredEffect
         if settings and text:
             found.append(
                 MeasuredEffect(
-                    lever=_lever(config.base, variant, settings), settings=settings, model=result.label.split(" -")[0],
+                    lever=_lever(config.base, variant, settings), settings=settings,
+                    model=result.label.removesuffix(variant.flags).strip(),
                     against=report.base, text=text, numbers=numbers, command=report.command, when=report.made,
                 )
             )  # fmt: skip

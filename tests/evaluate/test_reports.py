@@ -20,6 +20,7 @@ from localknobs.evaluate.run import evaluate, plan_eval
 from localknobs.evaluate.tables import tables_of
 from localknobs.evaluate.writing import check_outputs, write_report
 from localknobs.jobs import drain
+from localknobs.measured_effects import measured_effects
 from localknobs.measured_speeds import measured_speeds
 
 TEXT = "".join(chr(33 + (at * at + 7 * at) % 90) for at in range(800))
@@ -195,6 +196,15 @@ def test_what_a_change_did_stands_on_the_card_of_its_knob(home, capsys):
     assert "Measured here" in capsys.readouterr().out
     assert run(["knobs", "temp"]) == 0
     assert "Measured here" not in capsys.readouterr().out
+
+
+def test_an_effect_names_a_model_whose_name_looks_like_flags(models, tmp_path):
+    named = nudged(models[0], tmp_path / "near -v2.gguf", 0.02)
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT, encoding="utf-8")
+    words = ["eval", str(named), "--base", str(models[0]), "-f", str(text), "--chunk", "64", "-t", "1"]
+    assert run(words) == 0
+    assert [one.model for one in measured_effects()] == ["near -v2"]
 
 
 def test_a_file_of_another_type_is_an_effect_of_its_lever(home, tmp_path, capsys):
