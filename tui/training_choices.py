@@ -34,10 +34,10 @@ def bases() -> list[tuple[str, str, str]]:
 
 def model_files() -> list[tuple[str, str, str]]:
     """Return the model files of this machine: one of them may be a base's."""
-    models = [entry for entry in list_models().entries if entry.usable]
     return [
-        (entry.name if entry.name == BUILT_IN else str(entry.path), entry.name, f"{entry.architecture} · {entry.quant}")
-        for entry in models
+        (entry.argument, entry.name, f"{entry.architecture} · {entry.quant}")
+        for entry in list_models().entries
+        if entry.usable
     ]
 
 

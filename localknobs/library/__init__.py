@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from localknobs.library.entry import ModelEntry
+    from localknobs.library.entry import BUILT_IN, ModelEntry
     from localknobs.library.find import find_checkpoint, find_entry, find_model
     from localknobs.library.removal import RemovalPlan, plan_removal, remove
-    from localknobs.library.scan import BUILT_IN, Listing, installed_models, list_models
+    from localknobs.library.scan import Listing, installed_models, list_models
     from localknobs.library.sources import OWN, SOURCES, Source, extra_places
 
 __all__ = [
@@ -22,10 +22,10 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "entry": ("ModelEntry",),
+    "entry": ("BUILT_IN", "ModelEntry"),
     "find": ("find_checkpoint", "find_entry", "find_model"),
     "removal": ("RemovalPlan", "plan_removal", "remove"),
-    "scan": ("BUILT_IN", "Listing", "installed_models", "list_models"),
+    "scan": ("Listing", "installed_models", "list_models"),
     "sources": ("OWN", "SOURCES", "Source", "extra_places"),
 }
 """Imported when they are asked for: all of them take 50 ms, and many a verb needs only a part, such as `names`."""

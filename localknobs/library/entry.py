@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+BUILT_IN = "built-in"
+"""Name of the model that comes with the program."""
 State = Literal["whole", "damaged", "unfinished"]
 
 
@@ -81,6 +83,11 @@ class ModelEntry:
     aliases: tuple[str, ...] = ()
     also_at: tuple[Path, ...] = ()
     title: str = ""
+
+    @property
+    def argument(self) -> str:
+        """What a verb is given to mean it: its path, which no other entry has; of the built-in model, its name."""
+        return self.name if self.name == BUILT_IN else str(self.path)
 
     @property
     def identity(self) -> str:

@@ -9,9 +9,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from localknobs.errors import BadFile, BadValue, LocalknobsError, NotFound
-from localknobs.library.entry import Found, ModelEntry
+from localknobs.library.entry import BUILT_IN, Found, ModelEntry
 from localknobs.library.names import DEFAULT_QUANT, quant_in, without_suffix
-from localknobs.library.scan import BUILT_IN, discover, entry_of
+from localknobs.library.scan import discover, entry_of
 from localknobs.paths import built_in_model, models_folder
 
 _HUB_ADDRESS = re.compile(r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/")

@@ -13,9 +13,9 @@ from pathlib import Path
 from localknobs.errors import BadValue, LocalknobsError
 from localknobs.jobs import remove_file_or_folder
 from localknobs.ledger import card_path
-from localknobs.library.entry import ModelEntry
+from localknobs.library.entry import BUILT_IN, ModelEntry
 from localknobs.library.fetched import forget_fetched, removable_files, tidy_repository
-from localknobs.library.scan import BUILT_IN, discover
+from localknobs.library.scan import discover
 from localknobs.library.sources import OWN, SOURCES
 from localknobs.paths import models_folder
 

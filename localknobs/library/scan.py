@@ -9,13 +9,11 @@ from pathlib import Path
 
 from localknobs.errors import BadValue
 from localknobs.library.checkpoints import summarize_checkpoint, weight_files
-from localknobs.library.entry import Found, ModelEntry
+from localknobs.library.entry import BUILT_IN, Found, ModelEntry
 from localknobs.library.sources import OWN, SOURCES
 from localknobs.library.summaries import Summaries, Summary
 from localknobs.library.walk import Report, bytes_on_disk
 from localknobs.paths import built_in_model
-
-BUILT_IN = "built-in"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -169,16 +170,14 @@ class ABScreen(Screen[None]):
         self.query_one(SideSetup).focus_last()
         self._show_title()
 
-    def action_choose(self) -> None:
-        """Choose a model from the list."""
-        models = [one for one in list_models().entries if one.usable]
+    @work(exclusive=True, group="choose", exit_on_error=False)
+    async def action_choose(self) -> None:
+        """Choose a model from the list; the folders are read in a thread, as a disk may be slow."""
+        entries = (await asyncio.to_thread(list_models)).entries
         choices = [
-            Choice(
-                one.name if one.name == BUILT_IN else str(one.path),
-                one.name,
-                f"{size_text(one.size_bytes)} · {one.quant}",
-            )
-            for one in models
+            Choice(one.argument, one.name, f"{size_text(one.size_bytes)} · {one.quant}")
+            for one in entries
+            if one.usable
         ]
 
         def chosen(name: str | None) -> None:

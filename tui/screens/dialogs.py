@@ -11,7 +11,7 @@ from localknobs.conversations import Conversation, Node, delete_conversation, pl
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.knobs import KNOBS, check_value, defaults, flag_words
-from localknobs.library import BUILT_IN, find_model, list_models
+from localknobs.library import find_model, list_models
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.places import PLACES
 from localknobs.tui.screens.answering import after_the_answer
@@ -325,7 +325,7 @@ class Dialogs(ModelScreen):
         choices = [Choice("none", "None", "nobody guesses, or the text itself does (drafts: ngram)")]
         for one in models:
             detail = f"{size_text(one.size_bytes)} · {one.architecture} · {one.quant}"
-            choices.append(Choice(one.name if one.name == BUILT_IN else str(one.path), one.name, detail))
+            choices.append(Choice(one.argument, one.name, detail))
         note = f"{knob_row.row.help} One whose tokens are others is refused when it is loaded. Ctrl+L loads."
 
         def chosen(name: str | None) -> None:

@@ -204,7 +204,7 @@ class ModelsScreen(Screen[Wish | None]):
         """Chat with the marked model."""
         if entry := self.marked:
             if entry.usable:
-                self.dismiss(Wish("chat", entry.name if entry.name == "built-in" else str(entry.path)))
+                self.dismiss(Wish("chat", entry.argument))
             elif entry.kind == "checkpoint" and not entry.trouble:
                 self.notify("A checkpoint becomes a model in the Forge: press f.")
             else:
@@ -219,7 +219,7 @@ class ModelsScreen(Screen[Wish | None]):
         """Measure the marked model."""
         entry = self.marked
         if entry and entry.usable:
-            self.dismiss(Wish("measure", entry.name if entry.name == "built-in" else str(entry.path)))
+            self.dismiss(Wish("measure", entry.argument))
         elif entry:
             self.notify(entry.trouble or f"{entry.name} is no model to measure, but: {entry.kind}.")
 

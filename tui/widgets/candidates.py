@@ -153,19 +153,18 @@ class Candidates(Vertical):
     def ask_for_one(self) -> None:
         """Let the user choose a model of this machine, or name a file."""
         choices = [
-            Choice(entry.name, entry.name, f"{size_text(entry.size_bytes)} {entry.quant}")
+            Choice(entry.argument, entry.name, f"{size_text(entry.size_bytes)} {entry.quant}")
             for entry in self._entries
             if entry.usable
         ]
         choices.append(Choice(FILE, "A file that is not in the list …"))
         note = "Enter on it in the list afterwards gives it flags of its own, such as -ctk q4_0."
 
-        def chosen(name: str | None) -> None:
-            if name == FILE:
+        def chosen(model: str | None) -> None:
+            if model == FILE:
                 self._ask("A model", "", self.add)
-            elif name:
-                entry = next(entry for entry in self._entries if entry.name == name)
-                self.add(name if name == "built-in" else str(entry.path))
+            elif model:
+                self.add(model)
 
         self.app.push_screen(Picker("Add a model", choices, note=note), chosen)
 
