@@ -19,7 +19,7 @@ import numpy as np
 from localknobs.convert.ggml import Bytes, Floats, row_bytes, to_floats
 from localknobs.convert.gguf_header import RawKey, raw_keys
 from localknobs.errors import BadFile
-from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
+from localknobs.gguf_info import Header, read_headers
 
 PORTION_VALUES = 262_144
 """Values that a thread takes at once: 1 MiB as float32, which stays in its cache between reading and quantizing."""
@@ -117,9 +117,7 @@ class GgufSource:
     """A GGUF file with its further shards."""
 
     def __init__(self, path: Path) -> None:
-        first = read_header(path)
-        check_is_model(first)
-        headers = [first, *(read_header(shard) for shard in shard_paths(first)[1:])]
+        headers = read_headers(path)
         self._places: dict[str, tuple[Header, int]] = {}
         self.tensors: list[SourceTensor] = []
         for header in headers:
@@ -130,8 +128,8 @@ class GgufSource:
                 self.tensors.append(SourceTensor(tensor.name, tensor.shape, tensor.type_name, header.path))
         self.path, self.notes = path, tuple[str, ...]()
         self.files = tuple(header.path for header in headers)
-        self.keys = raw_keys(first)
-        self.block_count = first.number("block_count")
+        self.keys = raw_keys(headers[0])
+        self.block_count = headers[0].number("block_count")
 
     @contextlib.contextmanager
     def header_file(self) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from localknobs.convert.outline import Outline, Place, place_of
 from localknobs.convert.torch_blocks import block_shape, check_readable, values_of
 from localknobs.convert.weight_files import TensorSpec
 from localknobs.errors import BadFile, Unsupported
-from localknobs.gguf_info import Header, TensorInfo, read_header, shard_paths
+from localknobs.gguf_info import Header, TensorInfo, read_headers
 
 PIECE_VALUES = 1 << 24
 """Most weights that are numbers at once: 64 MiB of float32."""
@@ -168,11 +168,9 @@ class _Bytes:
     """The tensors of a file or of a split model."""
 
     def __init__(self, file: Path) -> None:
-        first = read_header(file)
         self.file = file
-        self.headers = [first, *(read_header(path) for path in shard_paths(first)[1:])]
         self.places: dict[str, tuple[Header, TensorInfo]] = {
-            tensor.name: (header, tensor) for header in self.headers for tensor in header.tensors
+            tensor.name: (header, tensor) for header in read_headers(file) for tensor in header.tensors
         }
 
     def read(self, name: str, shape: tuple[int, ...]) -> tuple[Any, str]:

@@ -12,10 +12,10 @@ from textual.message import Message
 from localknobs.engine import LoadSettings
 from localknobs.fit.advice import Adviser, Candidate, advise
 from localknobs.fit.bill import Bill
-from localknobs.fit.choices import read_headers
 from localknobs.fit.machine import this_machine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
+from localknobs.gguf_info import read_headers
 from localknobs.knobs import Value
 from localknobs.tui.bridge import as_ours
 

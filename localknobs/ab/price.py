@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from localknobs.ab.side import Side
 from localknobs.fit.bill import Bill, DeviceBill
-from localknobs.fit.choices import read_headers
 from localknobs.fit.machine import FitMachine, this_machine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
+from localknobs.gguf_info import read_headers
 from localknobs.units import size_text
 
 

@@ -120,7 +120,8 @@ def _machine(options: Namespace) -> FitMachine:
 
 
 def _choices(options: Namespace, machine: FitMachine, planning: Planning) -> Choices:
-    from localknobs.fit.choices import choices_of, read_headers
+    from localknobs.fit.choices import choices_of
+    from localknobs.gguf_info import read_headers
 
     draft: Sequence[Header] = read_headers(find_model(options.model_draft)) if options.model_draft else ()
     if (folder := find_checkpoint(options.spec)) and (folder / "config.json").is_file():

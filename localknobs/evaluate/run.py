@@ -37,12 +37,11 @@ from localknobs.evaluate.store import remove_oldest
 from localknobs.evaluate.summaries import by_position, forgetting_of, needle_result, speed_of, task_results
 from localknobs.evaluate.tasks import GENERAL, Item, read_suite
 from localknobs.fit.bill import Bill
-from localknobs.fit.choices import read_headers
 from localknobs.fit.formula import computed_bill
 from localknobs.fit.machine import other_machine, this_machine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
-from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
+from localknobs.gguf_info import Header, check_is_model, read_header, read_headers, shard_paths
 from localknobs.hardware import available_memory_bytes, physical_cores, processor_name
 from localknobs.jobs import Job, Noted, Started
 

@@ -12,7 +12,7 @@ from localknobs.fit.advice import Candidate
 from localknobs.fit.machine import FitMachine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
-from localknobs.gguf_info import Header, check_is_model, read_header, shard_paths
+from localknobs.gguf_info import Header, read_headers
 from localknobs.hub.spec import Spec, parse_spec
 from localknobs.library import find_model, installed_models
 from localknobs.library.names import DEFAULT_QUANT
@@ -44,17 +44,6 @@ class Choices:
         """Close every pricer."""
         for pricer in {id(one): one for one in (self.reference, *(c.pricer for c in self.candidates)) if one}.values():
             pricer.close()
-
-
-def read_headers(path: Path) -> tuple[Header, ...]:
-    """Return the headers of all files of a model, the first one's first.
-
-    Raises:
-        BadFile, NotFound, Unsupported: it is no model, or not whole.
-    """
-    first = read_header(path)
-    check_is_model(first)
-    return tuple(first if shard == first.path else read_header(shard) for shard in shard_paths(first))
 
 
 def local_choices(name: str, machine: FitMachine, planning: Planning, draft: Sequence[Header] = ()) -> Choices:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from localknobs.errors import BadFile, Unsupported
 from localknobs.gguf_info.header import Header
+from localknobs.gguf_info.reader import read_header
 
 ROPE_SCALING_TYPES = ("none", "linear", "yarn", "longrope")  # llama-model.cpp; others abort the process
 NOT_A_MODEL = {
@@ -49,6 +50,17 @@ def _check_shards(header: Header) -> None:
                 f"{header.path} is split into {header.shards} files, and {shard.name} is missing",
                 "Put all of them into one folder.",
             )
+
+
+def read_headers(path: Path) -> tuple[Header, ...]:
+    """Return the headers of all files of a model, the first one's first.
+
+    Raises:
+        BadFile, NotFound, Unsupported: it is no model, or not whole.
+    """
+    named = read_header(path)
+    check_is_model(named)
+    return tuple(named if shard == named.path else read_header(shard) for shard in shard_paths(named))
 
 
 def shard_paths(header: Header) -> tuple[Path, ...]:

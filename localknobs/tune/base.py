@@ -12,7 +12,7 @@ from localknobs.convert.checkpoint import open_checkpoint, read_json
 from localknobs.convert.outline import outline_of
 from localknobs.convert.quantize import QuantizeConfig, QuantizePlan, plan_quantize
 from localknobs.errors import BadFile, BadValue, LocalknobsError, MissingExtra, NotFound, Unsupported
-from localknobs.gguf_info import check_is_model, read_header, shard_paths
+from localknobs.gguf_info import read_headers
 from localknobs.hardware import graphics_cards
 from localknobs.knobs import Value
 from localknobs.ledger import read_card
@@ -124,16 +124,14 @@ def _gguf_base(path: Path, checkpoint: Path | None, method: str, quantized: str,
         )
     if quantized != "auto":
         raise BadValue(f"{path} is a GGUF file and keeps its types", "--quantize-base goes with a checkpoint.")
-    header = read_header(path)
-    check_is_model(header)
-    headers = [header, *(read_header(shard) for shard in shard_paths(header)[1:])]
+    headers = read_headers(path)
     _no_experts(path.name, (tensor.name for one in headers for tensor in one.tensors))
     outline = outline_of(headers)
     embedding = next((tensor for one in headers for tensor in one.tensors if tensor.name == "token_embd.weight"), None)
     if embedding is None:
         raise BadFile(f"{path} has no token embeddings", "Fetch it again.")
-    settings = {name: header.number(key) for name, key in _CONFIG_NUMBERS.items()}
-    settings |= {"vocab_size": embedding.shape[1], "max_position_embeddings": header.context_trained}
+    settings = {name: headers[0].number(key) for name, key in _CONFIG_NUMBERS.items()}
+    settings |= {"vocab_size": embedding.shape[1], "max_position_embeddings": headers[0].context_trained}
     if checkpoint:
         _check_checkpoint(checkpoint, path, settings)
     else:

@@ -13,11 +13,11 @@ from shaped_models import SMALL, write_shaped_model
 
 from localknobs.engine import LoadSettings
 from localknobs.fit.bill import Bill
-from localknobs.fit.choices import read_headers
 from localknobs.fit.formula import computed_bill
 from localknobs.fit.machine import FitMachine
 from localknobs.fit.planning import Planning
 from localknobs.fit.pricer import Pricer
+from localknobs.gguf_info import read_headers
 from localknobs.paths import built_in_model
 
 MIB = 2**20
