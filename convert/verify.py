@@ -27,7 +27,7 @@ from localknobs.engine.adapter_files import text_of
 from localknobs.engine.process import WorkerProcess
 from localknobs.engine.templates import TemplateRenderer
 from localknobs.errors import BadValue, EngineDied, LocalknobsError, MissingExtra, NotEnough
-from localknobs.gguf_info import Header, check_is_model, read_header
+from localknobs.gguf_info import Header, check_is_model, read_header, read_headers
 from localknobs.hardware import available_memory_bytes, physical_cores, total_memory_bytes
 from localknobs.jobs import Advanced, Job, Noted, Started
 from localknobs.units import size_text
@@ -149,7 +149,7 @@ def plan_verify(config: VerifyConfig) -> VerifyPlan:
     header = read_header(config.model)
     check_is_model(header)
     if config.weights:
-        needed, rows = read_header(config.weights).tensor_bytes, 0
+        needed, rows = sum(one.tensor_bytes for one in read_headers(config.weights)), 0
     else:
         with open_source(config.source, config.loras) as source:
             needed = 4 * sum(source.info(name).elements for name in source.names())

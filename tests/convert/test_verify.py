@@ -20,7 +20,7 @@ from localknobs.convert.adapter import LoraChoice
 from localknobs.convert.gguf_header import header_bytes, raw_keys, replaced, text_key, texts_key
 from localknobs.convert.logit_distance import Distance, limits_for
 from localknobs.convert.verify import VerifyConfig, plan_verify, verify
-from localknobs.errors import BadFile, BadValue, LocalknobsError, MissingExtra, NotFound
+from localknobs.errors import BadFile, BadValue, LocalknobsError, MissingExtra, NotEnough, NotFound
 from localknobs.gguf_info import Header, read_header
 from localknobs.jobs import Advanced, Started, drain
 
@@ -193,6 +193,20 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(built_in, 
         MissingExtra, match=r"torch and transformers, not installed .* pip install 'localknobs\[train\]'"
     ):
         plan()
+
+
+def test_a_split_file_that_torch_computes_with_counts_whole(built_in, tmp_path, monkeypatch):
+    writer = gguf.GGUFWriter(tmp_path / "split.gguf", "llama", split_max_tensors=1)
+    for name in ("token_embd.weight", "output.weight"):
+        writer.add_tensor(name, np.zeros((64, 256), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    monkeypatch.setattr("localknobs.convert.verify.total_memory_bytes", lambda: 100_000)
+    with pytest.raises(NotEnough) as raised:
+        plan_verify(VerifyConfig(CHECKPOINT, built_in, weights=tmp_path / "split-00001-of-00002.gguf"))
+    assert raised.value.needed_bytes == 2 * 4 * 64 * 256
 
 
 def test_a_checkpoint_that_transformers_cannot_load_is_an_error(built_in, tmp_path):
