@@ -21,6 +21,11 @@ Say = Callable[[dict[str, Any]], None]
 """Writes one message to the parent, whole; from one thread."""
 
 
+def reason_of(error: Exception) -> str:
+    """Return the first line of what a library's error says, or its kind where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def serve(run: Callable[[dict[str, Any], Say], None]) -> None:
     """Read one order, run it, write what it says, or its error, to the parent, and end the process.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from localknobs.convert.child import reason_of
 from localknobs.errors import Unsupported
 from localknobs.gguf_info import read_header
 from localknobs.jobs import partial_folder
@@ -34,8 +35,9 @@ def write_checkpoint_of(file: Path, folder: Path) -> None:
         tokenizer: Any = AutoTokenizer.from_pretrained(file.parent, **where)
         config.architectures = [_class_of(config)]
     except Exception as error:  # the library raises all kinds
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise Unsupported(f"transformers cannot read the config and tokenizer of {file}: {reason}", _NAME_IT) from None
+        raise Unsupported(
+            f"transformers cannot read the config and tokenizer of {file}: {reason_of(error)}", _NAME_IT
+        ) from None
     with partial_folder(folder) as beside:
         config.save_pretrained(beside)
         tokenizer.save_pretrained(beside)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from localknobs.convert.child import Say, serve
+from localknobs.convert.child import Say, reason_of, serve
 from localknobs.convert.own_tokenizer import own_encoder
 from localknobs.errors import BadFile
 
@@ -64,11 +64,6 @@ def _described(tokenizer: Any, config: Any, generation: Any, order: dict[str, An
         "ends": {str(token): str(tokenizer.convert_ids_to_tokens(token)) for token in sorted(ends)},
         "inputs": inputs,
     }
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _adapted(model: Any, loras: Sequence[tuple[str, float]], rows: int) -> Any:
@@ -130,14 +125,14 @@ def _run(order: dict[str, Any], say: Say) -> None:
         )  # fmt: skip
     except Exception as error:  # the library raises all kinds
         raise BadFile(
-            f"transformers cannot load {source}: {_reason(error)}", "Without it there is nothing to compare with."
+            f"transformers cannot load {source}: {reason_of(error)}", "Without it there is nothing to compare with."
         ) from None
     if loras := order["loras"]:
         try:
             model = _adapted(model, loras, order["rows"])
         except Exception as error:  # as above
             folders = ", ".join(folder for folder, _ in loras)
-            raise BadFile(f"peft cannot load {folders}: {_reason(error)}", "Compare with the merged model.") from None
+            raise BadFile(f"peft cannot load {folders}: {reason_of(error)}", "Compare with the merged model.") from None
     model.eval()
     found = _described(tokenizer, model.config, model.generation_config, order)
     say(found)

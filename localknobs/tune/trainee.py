@@ -8,6 +8,7 @@ from typing import Any
 
 from localknobs.convert.checkpoint import read_json
 from localknobs.convert.checkpoint_writer import copy_beside
+from localknobs.convert.child import reason_of
 from localknobs.errors import BadFile, LocalknobsError
 
 
@@ -43,9 +44,8 @@ def load_trainee(order: Mapping[str, Any]) -> tuple[Any, str]:
     except LocalknobsError:
         raise
     except Exception as error:  # the libraries raise all kinds
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         hint = "`localknobs convert --check` says more."
-        raise BadFile(f"transformers cannot load {order['base']}: {reason}", hint) from None
+        raise BadFile(f"transformers cannot load {order['base']}: {reason_of(error)}", hint) from None
     trainee.config.use_cache = False
     if order["checkpointing"]:
         trainee.enable_input_require_grads()
