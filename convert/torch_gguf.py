@@ -131,6 +131,18 @@ class QuantizedEmbedding(nn.Embedding):
         return values.reshape(*input.shape, self.embedding_dim).to(self.dtype) * self.scale
 
 
+def config_of(folder: Path, layers: int = 0) -> Any:
+    """Return the config of a folder, cut down to some layers; 0 for all."""
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if layers:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    return config
+
+
 def load_gguf_model(folder: Path, file: Path, *, dtype: Any = None, device: str = "cpu", layers: int = 0) -> Any:
     """Return a GGUF file as a model of transformers, frozen.
 
@@ -146,17 +158,12 @@ def load_gguf_model(folder: Path, file: Path, *, dtype: Any = None, device: str 
         Unsupported: a type or an architecture cannot be read.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     dtype = dtype or torch.float32
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if layers:
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
     with init_empty_weights(include_buffers=False):
         make: Any = AutoModelForCausalLM.from_config
-        model = make(config, trust_remote_code=False)
+        model = make(config_of(folder, layers), trust_remote_code=False)
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     model.name_or_path = model.config._name_or_path = str(file)

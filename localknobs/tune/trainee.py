@@ -115,14 +115,12 @@ def _from_checkpoint(folder: str, dtype: Any, **more: Any) -> Any:
 
 def _with_any_weights(folder: str, dtype: Any, layers: int) -> Any:
     """Return the model of a checkpoint's config, cut down to some layers, with weights of chance."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    config.num_hidden_layers = layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:layers]
+    from localknobs.convert.torch_gguf import config_of
+
     make: Any = AutoModelForCausalLM.from_config
-    return make(config, trust_remote_code=False, dtype=dtype)
+    return make(config_of(Path(folder), layers), trust_remote_code=False, dtype=dtype)
 
 
 def save_trained(trainee: Any, order: Mapping[str, Any]) -> None:
