@@ -14,14 +14,13 @@ _WAY_FORWARD = 1 / 3
 """Share of a step that computes the loss alone, as a look does: the way back takes twice as long."""
 
 
-def estimated_seconds(order: Mapping[str, Any], learn: Sequence[Encoded], looked_at: int, steps: int) -> float:
+def estimated_seconds(order: Mapping[str, Any], learn: Sequence[Encoded], looked_at: int) -> float:
     """Return about how many seconds the steps and the looks of a training take; its answers come on top.
 
     Args:
-        order: Of the training.
+        order: Of the training, with the numbers of `tune.training`.
         learn: What it learns from.
         looked_at: Tokens that are read at each look.
-        steps: How many there are.
     """
     from transformers import AutoConfig
 
@@ -31,8 +30,8 @@ def estimated_seconds(order: Mapping[str, Any], learn: Sequence[Encoded], looked
     one, two = (_step_seconds({**order, "layers": count}, piece) for count in (1, min(2, layers)))
     per_token = (one + (layers - 1) * max(0.0, two - one)) / _tokens(piece)
     in_a_step = sum(map(_tokens, batches)) / len(batches) * order["accumulation"]
-    looks = steps / (order["look_every"] or max(1, min(200, -(-steps // 12)))) + 2
-    return float(per_token * (steps * in_a_step + looks * looked_at * _WAY_FORWARD))
+    looks = order["steps"] / order["look_every"] + 2
+    return float(per_token * (order["steps"] * in_a_step + looks * looked_at * _WAY_FORWARD))
 
 
 def _tokens(examples: Sequence[Encoded]) -> int:

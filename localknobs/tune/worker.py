@@ -54,11 +54,11 @@ def _run(order: dict[str, Any], say: Say) -> None:
     learn = _encoded(encoder, order["learn"])
     held_out = _encoded(encoder, order["held_out"])
     look = _data_look(tokenizer, learn, held_out)
-    steps = _steps(order, len(learn))
+    numbers = _numbers(order, len(learn))
     if order["look_only"]:
         read = sum(len(example.tokens) for example in held_out) + GENERAL_TOKENS * bool(order["general"])
-        look["seconds"] = estimated_seconds(order, learn, read, steps) if learn else 0.0
-    say({"data": {**look, "steps": steps}})
+        look["seconds"] = estimated_seconds(numbers, learn, read) if learn else 0.0
+    say({"data": {**look, "steps": numbers["steps"]}})
     if order["look_only"]:
         return
     if not learn or not any(any(example.learned[1:]) for example in learn):
@@ -76,11 +76,6 @@ def _run(order: dict[str, Any], say: Say) -> None:
         learn, held_out, _first(general, GENERAL_TOKENS), _questions(encoder, order),
         _samples(tokenizer, encoder, order),
     )  # fmt: skip
-    look_every = order["look_every"] or max(1, min(200, -(-steps // 12)))
-    numbers = {
-        **order, "steps": steps, "look_every": look_every, "sample_every": order["sample_every"] or look_every,
-    }  # fmt: skip
-
     log = None if ranks.rank else CurveLog(Path(order["curves"]))
 
     def tell(message: dict[str, Any]) -> None:
@@ -120,11 +115,13 @@ def _first(examples: Sequence[Encoded], most: int) -> list[Encoded]:
     return kept
 
 
-def _steps(order: Mapping[str, Any], examples: int) -> int:
+def _numbers(order: Mapping[str, Any], examples: int) -> dict[str, Any]:
+    """Return the order with its steps, and how often to look and to sample where that was left to the program."""
     per_epoch = -(-examples // (order["batch"] * order["accumulation"]))
-    steps: int = max(1, round(per_epoch * order["epochs"]))
-    most: int = order["max_steps"] or steps
-    return min(steps, most)
+    steps = max(1, round(per_epoch * order["epochs"]))
+    steps = min(steps, order["max_steps"] or steps)
+    look_every = order["look_every"] or max(1, min(200, -(-steps // 12)))
+    return {**order, "steps": steps, "look_every": look_every, "sample_every": order["sample_every"] or look_every}
 
 
 def _questions(encoder: Encoder, order: Mapping[str, Any]) -> list[tuple[list[int], str]]:
