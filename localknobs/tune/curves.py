@@ -133,8 +133,8 @@ class CurveLog:
             kept = [one for one in self._journal.read() if step and one.get("step", 0) <= step]
             self._journal.append([])  # refused where another training writes there
             self._journal.close()
-        with written_whole(self._file) as beside:
-            beside.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in kept), encoding="utf-8")
+        with written_whole(self._file) as beside, contextlib.closing(Journal(beside, "training")) as whole:
+            whole.append(kept)
         self._journal.read()
         self._append(step, {"steps": steps})
 

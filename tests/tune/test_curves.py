@@ -18,7 +18,7 @@ def told(first: int, last: int):
         yield {"step": step, "loss": 3.0 / step, "rate": 0.001, "tokens": 100, "took": 0.5}
         if step % 10 == 0:
             yield {"look": {"held_out": 4.0 / step, "general": 2.0, "next_token": 0.5}, "at": step}
-            yield {"samples": [["ask", f"answer {step}"]], "at": step}
+            yield {"samples": [["ask \udcff", f"answer {step}"]], "at": step}  # a prompt may be no UTF-8
 
 
 def begun(log: CurveLog, step: int = 0) -> None:
