@@ -92,6 +92,19 @@ def drain(job: Job[Result], on_event: Callable[[JobEvent], None] | None = None) 
         job.close()
 
 
+def without_files(job: Job[Result]) -> Job[Result]:
+    """Run a job whose files pass, or get their final names from another: its events without `Wrote`, and its result."""
+    with contextlib.closing(job):
+        while True:
+            try:
+                event = next(job)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            if not isinstance(event, Wrote):
+                yield event
+
+
 def event_as_mapping(event: JobEvent) -> dict[str, Any]:
     """Return an event as plain data, for one JSON line."""
     fields = asdict(event)

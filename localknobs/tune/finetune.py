@@ -22,7 +22,7 @@ from localknobs.convert.to_gguf import ConvertConfig, convert
 from localknobs.engine.process import WorkerProcess
 from localknobs.errors import EngineDied, LocalknobsError, Unsupported
 from localknobs.hardware import physical_cores
-from localknobs.jobs import Advanced, Job, Measured, Noted, Started, Wrote, partial_folder
+from localknobs.jobs import Advanced, Job, Measured, Noted, Started, Wrote, partial_folder, without_files
 from localknobs.paths import written_whole
 from localknobs.tune.base import NF4
 from localknobs.tune.curves import CurveReader, curves_file
@@ -115,7 +115,7 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
     if plan.config.restart and not rank():
         state.unlink(missing_ok=True)
     plan.run_folder.mkdir(parents=True, exist_ok=True)
-    made = plan.base.quantizing.config.outputs[0][1] if plan.base.quantizing else None
+    made = plan.base.gguf if plan.base.quantizing else None
     checkpoint = plan.base.checkpoint or plan.run_folder / CONFIG
     if rank():  # it only computes; the first process writes
         while made and not made.is_file():
@@ -124,7 +124,7 @@ def finetune(plan: TunePlan) -> Job[TuneResult]:
         yield from _train(plan, Path(), checkpoint, result)
         return result
     if plan.base.quantizing and made and not made.is_file():
-        yield from (event for event in quantize(plan.base.quantizing) if not isinstance(event, Wrote))
+        yield from without_files(quantize(plan.base.quantizing))
     write_run(plan.run_folder, plan.config)
     with partial_folder(plan.config.output) as beside:
         try:
@@ -272,7 +272,7 @@ def _write_gguf(plan: TunePlan, folder: Path, checkpoint: Path) -> Job[Path | No
             job = convert(ConvertConfig(folder, folder / name, name=plan.config.output.name))
         else:
             job = convert_lora(plan_lora(LoraConfig(folder, checkpoint, folder / name, over=_file_of(plan))))
-        yield from (event for event in job if not isinstance(event, Wrote))  # it gets its final name with the folder
+        yield from without_files(job)  # it gets its final name with the folder
     except Unsupported as refusal:
         yield Noted(f"There is no GGUF form of it: {refusal.message}. {refusal.hint}", "warning")
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from localknobs.convert.verify import VerifyConfig, plan_verify, verify
 from localknobs.errors import BadFile
 from localknobs.gguf_info import read_header
 from localknobs.hardware import available_memory_bytes
-from localknobs.jobs import Job, Wrote, passing_folder
+from localknobs.jobs import Job, passing_folder, without_files
 
 LEAST_SAME = 0.98
 """Share of positions whose top token must be the same: 16-bit files round what torch computes in float32."""
@@ -100,8 +99,7 @@ def prove_over_file(file: Path, checkpoint: Path, adapter: Path, gguf: Path, thr
         widening = QuantizeConfig(
             source=file, outputs=(("F32", wide),), choice=TypeChoice(allow_requantize=True), threads=threads
         )
-        with contextlib.closing(quantize(plan_quantize(widening))) as job:
-            yield from (event for event in job if not isinstance(event, Wrote))  # the file passes
+        yield from without_files(quantize(plan_quantize(widening)))
         share, places = yield from compared(wide)
     return Proof(share, None, places)
 
@@ -123,8 +121,7 @@ def _converted(
     beside: tuple[tuple[Path, float], ...], threads: int,
 ) -> Job[tuple[float, int]]:  # fmt: skip
     """Convert the base, with or without the adapter, and compare it with peft; return the share and the positions."""
-    with contextlib.closing(convert(ConvertConfig(base, file, loras=merged, check_tokens=False))) as job:
-        yield from (event for event in job if not isinstance(event, Wrote))  # the files pass
+    yield from without_files(convert(ConvertConfig(base, file, loras=merged, check_tokens=False)))
     found = yield from _same_top(VerifyConfig(base, file, threads=threads, loras=(choice,), adapters=beside))
     file.unlink()
     return found

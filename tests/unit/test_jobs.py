@@ -21,6 +21,7 @@ from localknobs.jobs import (
     partial_file,
     refuse_same_file,
     remove_leftovers,
+    without_files,
 )
 
 
@@ -50,6 +51,18 @@ def test_a_job_closed_after_any_event_leaves_the_old_file_and_nothing_beside_it(
         next(running)
     running.close()
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_part_of_a_larger_job_keeps_its_files_to_itself(tmp_path):
+    events = []
+    assert drain(without_files(job(tmp_path / "out", 3)), events.append) == 3
+    assert [type(event) for event in events] == [Started, Advanced, Advanced, Advanced]
+    inner = job(tmp_path / "other", 3)
+    outer = without_files(inner)
+    assert [next(outer), next(outer)] == [Started("writing", 3, "pieces"), Advanced(1)]
+    outer.close()
+    assert inner.gi_frame is None, "it is stopped with the larger one"
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
 def test_whatever_interrupts_a_drained_job_also_stops_it(tmp_path):
