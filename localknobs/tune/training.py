@@ -49,14 +49,14 @@ class Material:
 
     Args:
         learn, held_out, general: To learn from, held out, and text of another kind.
-        questions: Held-out ones, each with the answer that is right.
+        questions: Held-out ones: tokens, most tokens of an answer, and the one that is right.
         samples: Fixed prompts: text, tokens, and most tokens of an answer.
     """
 
     learn: list[Encoded]
     held_out: list[Encoded]
     general: list[Encoded]
-    questions: list[tuple[list[int], str]]
+    questions: list[tuple[list[int], int, str]]
     samples: list[tuple[str, list[int], int]]
 
 
@@ -221,8 +221,7 @@ class Training:
         """Return the share of held-out questions that are answered word for word."""
         asked = self._material.questions
         hits = 0
-        for prompt, right in asked:
-            room = len(self._tokenizer(right, add_special_tokens=False)["input_ids"]) + 16
+        for prompt, room, right in asked:
             hits += self._written(prompt, room) == right.strip()
             self._say({"asked": 1})
         return hits / len(asked) if asked else math.nan

@@ -29,6 +29,8 @@ GENERAL_LENGTH, GENERAL_TOKENS = 256, 4096
 """Most tokens of a general example or a piece of text, and of all of them together: they are read at each look."""
 SAMPLE_TOKENS = 96
 """Most tokens of the answer to a prompt of the user's."""
+_BEYOND_TOKENS = 16
+"""Tokens that an answer may be longer than the right one."""
 
 
 def _listen(stop: threading.Event) -> None:
@@ -73,7 +75,7 @@ def _run(order: dict[str, Any], say: Say) -> None:
     if ranks.rank:  # each with a dropout of its own, and the first with that of a single process
         seed_again(order["seed"] + ranks.rank)
     material = Material(
-        learn, held_out, _first(general, GENERAL_TOKENS), _questions(encoder, order),
+        learn, held_out, _first(general, GENERAL_TOKENS), _questions(tokenizer, encoder, order),
         _samples(tokenizer, encoder, order),
     )  # fmt: skip
     log = None if ranks.rank else CurveLog(Path(order["curves"]))
@@ -124,14 +126,19 @@ def _numbers(order: Mapping[str, Any], examples: int) -> dict[str, Any]:
     return {**order, "steps": steps, "look_every": look_every, "sample_every": order["sample_every"] or look_every}
 
 
-def _questions(encoder: Encoder, order: Mapping[str, Any]) -> list[tuple[list[int], str]]:
-    """Return the held-out questions that are asked, each with its right answer."""
+def _questions(tokenizer: Any, encoder: Encoder, order: Mapping[str, Any]) -> list[tuple[list[int], int, str]]:
+    """Return the held-out questions that are asked, each with room for its answer, and the right one."""
     found = []
     for example in order["held_out"][: order["answers"]]:
         if example["kind"] == "chat":
             *asked, right = example["messages"]
-            found.append((encoder.prompt(asked), right["content"]))
+            found.append((encoder.prompt(asked), _room_for(tokenizer, right["content"]), right["content"]))
     return found
+
+
+def _room_for(tokenizer: Any, right: str) -> int:
+    """Return most tokens of an answer: those of the right one, and some to see that it ends there."""
+    return len(tokenizer(right, add_special_tokens=False)["input_ids"]) + _BEYOND_TOKENS
 
 
 def _samples(tokenizer: Any, encoder: Encoder, order: Mapping[str, Any]) -> list[tuple[str, list[int], int]]:
@@ -144,7 +151,7 @@ def _samples(tokenizer: Any, encoder: Encoder, order: Mapping[str, Any]) -> list
     for example in order["held_out"]:
         if example["kind"] == "chat":
             *asked, right = example["messages"]
-            room = len(tokenizer(right["content"], add_special_tokens=False)["input_ids"]) + 16
+            room = _room_for(tokenizer, right["content"])
             return [(asked[-1]["content"] if asked else "", encoder.prompt(asked), room)]
     return []
 
