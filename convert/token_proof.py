@@ -42,25 +42,26 @@ class ProofProcesses:
     """
 
     def __init__(self, tokenizer_file: Path) -> None:
-        from localknobs.engine.tokens import TokensProcess
+        from localknobs.engine.tokens import TokensProcess  # 30 ms, and not needed without a proof
 
         self.own = OwnTokenizer(tokenizer_file)
-        self._new = TokensProcess
-        self._llama = TokensProcess()
-        self._is_asked = False
+        self._llama: TokensProcess | None = TokensProcess()  # it answers once
 
     def llama_tokens(self, model: Path, texts: Sequence[tuple[str, bool]]) -> list[list[int]]:
         """Return llama.cpp's tokens of each text, as `localknobs.engine.tokens.tokens_of` does."""
-        if self._is_asked:
-            self._llama.close()
-            self._llama = self._new()
-        self._is_asked = True
-        return self._llama.tokens_of(model, texts)
+        from localknobs.engine.tokens import tokens_of
+
+        if self._llama is None:
+            return tokens_of(model, texts)
+        with contextlib.closing(self._llama) as ready:
+            self._llama = None
+            return ready.tokens_of(model, texts)
 
     def close(self) -> None:
         """End both."""
         self.own.close()
-        self._llama.close()
+        if self._llama:
+            self._llama.close()
 
 
 @contextlib.contextmanager
