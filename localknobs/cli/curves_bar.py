@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from localknobs.cli.progress import ProgressBar
-from localknobs.tune.curves import CurveReader, Points, thinned
+from localknobs.tune.curves import CurveReader, Curves, Points, thinned
 
 _EIGHTHS = "▁▂▃▄▅▆▇█"
 _LABEL_CELLS, _NUMBER_CELLS, _NOTE_CELLS = 14, 8, 20
@@ -39,7 +39,7 @@ class CurvesBar(ProgressBar):
         self._reader.read()
         size = shutil.get_terminal_size()
         with_curves = size.columns >= _LEAST_COLUMNS and size.lines >= _LEAST_LINES and os.environ.get("TERM") != "dumb"
-        above = curve_lines(self._reader, self._columns()) if with_curves else []
+        above = curve_lines(self._reader.curves, self._columns()) if with_curves else []
         self._wipe()
         sys.stderr.write("".join(f"{one}\n" for one in above))
         sys.stderr.flush()
@@ -59,14 +59,13 @@ class CurvesBar(ProgressBar):
         self._lines = 0
 
 
-def curve_lines(reader: CurveReader, columns: int) -> list[str]:
+def curve_lines(curves: Curves, columns: int) -> list[str]:
     """Return a line for each curve: name, first value, the curve, the last value, and what to know of it.
 
     Args:
-        reader: What was read so far.
+        curves: What was read so far.
         columns: Of the terminal.
     """
-    curves = reader.curves
     cells = columns - _LABEL_CELLS - 2 * (_NUMBER_CELLS + 2) - _NOTE_CELLS
     lines = []
     for name, points, note in (

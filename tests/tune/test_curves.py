@@ -109,7 +109,7 @@ def test_curves_fit_a_line_each(tmp_path):
     for message in told(1, 20):
         log.take(message)
     reader.read()
-    lines = curve_lines(reader, 79)
+    lines = curve_lines(reader.curves, 79)
     assert [line.split("  ")[0] for line in lines] == ["loss", "held-out loss", "general loss", "learning rate"]
     assert all(len(line) <= 79 for line in lines)
     assert "200 tokens/s" in lines[0] and "lowest at step 20" in lines[1] and "+0.0%" in lines[2]
