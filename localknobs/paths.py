@@ -78,6 +78,11 @@ def built_in_model() -> Path:
     return Path(str(files("localknobs.models").joinpath("built-in.gguf")))
 
 
+def built_in_checkpoint() -> Path:
+    """The checkpoint that the built-in model was made of; it is in the repository, not in what is installed."""
+    return built_in_model().parent / "checkpoint"
+
+
 @contextlib.contextmanager
 def written_whole(target: Path, suffix: str = ".partial") -> Iterator[Path]:
     """Write a file so that a reader sees the old one or the new one, never half of it.

@@ -132,10 +132,10 @@ def _base(text: str) -> Path:
     """Return the folder or the GGUF file of a base; `built-in` is the checkpoint of the built-in model."""
     from localknobs.errors import LocalknobsError
     from localknobs.library import find_checkpoint, find_model
-    from localknobs.paths import built_in_model
+    from localknobs.paths import built_in_checkpoint
 
     folder = Path(text).expanduser()
-    built_in = built_in_model().parent / "checkpoint"
+    built_in = built_in_checkpoint()
     if text == "built-in" and not folder.exists():
         if not built_in.is_dir():
             raise NotFound(

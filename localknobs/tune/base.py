@@ -16,7 +16,7 @@ from localknobs.gguf_info import read_headers
 from localknobs.hardware import graphics_cards
 from localknobs.knobs import Value
 from localknobs.ledger import read_card
-from localknobs.paths import built_in_model
+from localknobs.paths import built_in_checkpoint, built_in_model
 from localknobs.tune.modules import Modules, find_modules
 
 NF4 = "NF4"
@@ -101,9 +101,12 @@ def _checkpoint_base(folder: Path, method: str, quantized: str, targets: str, ru
         raise NotFound(f"{folder} has no tokenizer", "Fetch the whole checkpoint, with tokenizer.json.")
     stored, plan, gguf = 0, None, None
     if method == "qlora":
-        quantized = (NF4 if _has_nf4() else "Q4_K_M") if quantized == "auto" else quantized
+        refusal = _refusal_of_nf4() if quantized in ("auto", NF4) else None
+        if quantized == "auto":
+            quantized = "Q4_K_M" if refusal else NF4
         if quantized == NF4:
-            _check_nf4()
+            if refusal:
+                raise refusal
             stored = int(linear * _NF4_BITS / 8) + 2 * (parameters - linear)
         else:
             _no_experts(folder.name, opened.names())
@@ -178,7 +181,7 @@ def _likely(file: Path) -> list[Path]:
     """Return where the checkpoint of a GGUF file may lie: beside it, and where its card says it was made of."""
     places = [file.parent]
     if file.resolve() == built_in_model().resolve():
-        places.append(file.parent / "checkpoint")
+        places.append(built_in_checkpoint())
     try:
         places += [Path(source.path) for source in read_card(file).sources if Path(source.path).is_dir()]
     except LocalknobsError:
@@ -186,18 +189,14 @@ def _likely(file: Path) -> list[Path]:
     return places
 
 
-def _has_nf4() -> bool:
-    return importlib.util.find_spec("bitsandbytes") is not None and any(
-        card.vendor == "nvidia" for card in graphics_cards()
-    )
-
-
-def _check_nf4() -> None:
+def _refusal_of_nf4() -> LocalknobsError | None:
+    """Return why there is no NF4 on this machine; None where there is."""
     if not any(card.vendor == "nvidia" for card in graphics_cards()):
-        raise Unsupported(
+        return Unsupported(
             "NF4 takes a graphics card by NVIDIA", "Take --quantize-base Q4_K_M, which trains on any machine."
         )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtra(
+        return MissingExtra(
             "NF4 takes bitsandbytes, not installed here", "pip install bitsandbytes, or take --quantize-base Q4_K_M."
         )
+    return None

@@ -82,7 +82,7 @@ def plan_finetune(config: TuneConfig) -> TunePlan:
     base = find_base(config.base, config.checkpoint, values, run_folder)
     settings = base.settings
     examples = read_examples(config.data)
-    learn, held_out = split(examples, 0.0 if config.held_out else float(_number(values["held_out_share"])))
+    learn, held_out = split(examples, 0.0 if config.held_out else _number(values["held_out_share"]))
     if config.held_out:
         held_out = read_examples(config.held_out)
         known = {example.key for example in held_out}
@@ -92,11 +92,8 @@ def plan_finetune(config: TuneConfig) -> TunePlan:
     notes = list(base.notes)
     if not held_out:
         notes.append("No example is held out: overfitting cannot be seen, and there is no early stop.")
-    recipe = choose(
-        values, examples=len(learn), width=int(settings.get("hidden_size", 0)),
-        context=int(settings.get("max_position_embeddings", 0)),
-    )  # fmt: skip
     trained_length = int(settings.get("max_position_embeddings", 0))
+    recipe = choose(values, examples=len(learn), width=int(settings.get("hidden_size", 0)), context=trained_length)
     if trained_length and recipe.length > trained_length:
         raise BadValue(
             f"Examples of {recipe.length:,} tokens are longer than the model's {trained_length:,}", "Give --seq-length."

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localknobs.knobs import Value, check_value, defaults, flag_words
-from localknobs.paths import built_in_model, written_whole
+from localknobs.paths import built_in_checkpoint, written_whole
 from localknobs.tune.config import TuneConfig
 from localknobs.tune.examples import SHIPPED, shipped_examples
 from localknobs.tune.plan import STATE
@@ -93,7 +93,7 @@ def _read(file: Path) -> StoppedRun | None:
 
 def name_of_base(path: Path) -> str:
     """Return `built-in` for the built-in model's checkpoint, the path of another."""
-    return "built-in" if path == built_in_model().parent / "checkpoint" else str(path)
+    return "built-in" if path == built_in_checkpoint() else str(path)
 
 
 def name_of_data(path: Path) -> str:
