@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import facts, note, print_json, table
 from localknobs.cli.progress import run_job
 from localknobs.engine import LoadSettings
 from localknobs.engine.refusals import check_settings
 from localknobs.engine.rope import Rope, rope_notes, rope_of_file, rope_of_load
 from localknobs.engine.target_length import TargetLength, proposed_settings, target_length
+from localknobs.flags import add_knob_flags, chosen
 from localknobs.gguf_info import Header, check_is_model, read_header
 from localknobs.hardware import available_memory_bytes
 from localknobs.library import BUILT_IN, find_model

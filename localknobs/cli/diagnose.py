@@ -7,11 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import facts, heading, note, print_json, table, wrapped
 from localknobs.cli.progress import run_job
 from localknobs.cli.question import prompt_of
 from localknobs.errors import BadValue, NotFound
+from localknobs.flags import add_knob_flags, chosen
 from localknobs.library import BUILT_IN, find_model
 from localknobs.presets import preset
 from localknobs.terminal_text import printable

@@ -6,11 +6,11 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import note, print_json, table
 from localknobs.cli.progress import run_job
 from localknobs.cli.remembering import command_line, remember
 from localknobs.errors import LocalknobsError
+from localknobs.flags import add_knob_flags, chosen
 from localknobs.knobs import Value
 from localknobs.units import time_text
 

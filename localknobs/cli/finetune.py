@@ -9,11 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import facts, note, print_json
 from localknobs.cli.progress import measured, run_job
 from localknobs.cli.remembering import command_line, remember
 from localknobs.errors import BadValue, NotFound
+from localknobs.flags import add_knob_flags, chosen
 from localknobs.jobs import drain
 from localknobs.terminal_text import printable
 from localknobs.units import time_text

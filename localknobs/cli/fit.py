@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import clear_progress, heading, note, print_json, show_progress, table, wrapped
 from localknobs.errors import BadValue, LocalknobsError
+from localknobs.flags import add_knob_flags, chosen
 from localknobs.library import BUILT_IN, find_checkpoint, find_model
 from localknobs.terminal_text import printable
 from localknobs.units import size_text

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Any
 
-from localknobs.cli.flags import default_text
 from localknobs.cli.output import facts, heading, note, print_json, table, wrapped
 from localknobs.errors import UnknownName
+from localknobs.flags import default_text
 from localknobs.knobs import ALL_KNOBS, LEVERS, Knob, LeverCard, knob, knob_boxes
 from localknobs.measured_effects import MeasuredEffect, effects_of_knob, effects_of_lever
 

@@ -148,7 +148,7 @@ def _unknown_verb(verb: str) -> int:
 def _run_verb(verb: str, arguments: list[str]) -> int:
     import importlib
 
-    from localknobs.cli.flags import Parser
+    from localknobs.flags import Parser
 
     module = importlib.import_module(f"localknobs.cli.{_MODULES.get(verb, verb)}")
     parser = Parser(f"localknobs {verb}", VERBS[verb][0].upper() + VERBS[verb][1:] + ".")

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from localknobs.cli.flags import add_knob_flags, chosen
 from localknobs.cli.output import clear_progress, note, show_progress
 from localknobs.engine import LoadSettings, Message, load
 from localknobs.engine.client import Engine
 from localknobs.errors import BadValue, NotFound
+from localknobs.flags import add_knob_flags, chosen
 from localknobs.knobs import Value
 from localknobs.library import BUILT_IN, find_model
 from localknobs.presets import preset

@@ -148,7 +148,7 @@ def test_knobs_named_in_remedies_are_real():
 
 
 def test_remedies_that_turn_knobs_say_which_and_the_command_turns_the_same():
-    from localknobs.cli.flags import Parser, add_knob_flags, chosen
+    from localknobs.flags import Parser, add_knob_flags, chosen
 
     loop = {**defaults("sampling"), "grammar": 'root ::= ("over and over again "){30}'}
     drawn = {**defaults("sampling"), "temp": 1.5, "top_p": 1.0, "min_p": 0.0}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from localknobs.cli.flags import Parser, add_knob_flags, chosen
+from localknobs.flags import Parser, add_knob_flags, chosen
 from localknobs.knobs import KNOBS, flag_words, knobs_of
 
 
