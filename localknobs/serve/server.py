@@ -97,24 +97,14 @@ def serve(
     """
     # What it would print of a request that breaks off is nothing a user can act on.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)
-    return asyncio.run(_until_signal(engine, defaults, bound, names, access, most_waiting, ready, told, problem))
-
-
-async def _until_signal(
-    engine: Engine,
-    defaults: Values,
-    bound: socket.socket,
-    names: Sequence[str],
-    access: Access,
-    most_waiting: int,
-    ready: Callable[[], None],
-    told: Callable[[str], None] | None,
-    problem: Callable[[Exception], None],
-) -> int:
-    import uvicorn  # 80 ms: a wrong flag, a port in use and a missing model are told before
-
     desk = Desk(engine, defaults, most_waiting)
     guard = Guard(Paths(desk, names), access, told, problem)
+    return asyncio.run(_until_signal(guard, desk, bound, ready))
+
+
+async def _until_signal(guard: Guard, desk: Desk, bound: socket.socket, ready: Callable[[], None]) -> int:
+    import uvicorn  # 80 ms: a wrong flag, a port in use and a missing model are told before
+
     server = uvicorn.Server(
         uvicorn.Config(
             guard,
