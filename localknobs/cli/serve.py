@@ -8,12 +8,16 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from time import strftime
+from typing import TYPE_CHECKING
 
 from localknobs.cli.main import STOPPED
 from localknobs.cli.output import note
 from localknobs.cli.question import add_all_knob_flags, add_model_arguments, opened
 from localknobs.errors import BadValue, LocalknobsError, NotFound
 from localknobs.terminal_text import printable
+
+if TYPE_CHECKING:
+    from localknobs.serve.guard import Access
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -100,13 +104,10 @@ def _keys(options: Namespace) -> tuple[str, ...]:
     return tuple(key.strip() for key in keys)
 
 
-def _warn(address: str, access: object) -> None:
+def _warn(address: str, access: Access) -> None:
     """Say loudly what others can do."""
     from ipaddress import ip_address
 
-    from localknobs.serve.guard import Access
-
-    assert isinstance(access, Access)
     if not ip_address(address).is_loopback and not access.keys:
         note(
             f"WARNING: anyone who reaches {address} can use this model, as no key is asked for. "
