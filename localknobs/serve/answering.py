@@ -32,7 +32,7 @@ class Answering:
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer until all is said or the client has left; raises `Refused` while nothing was sent."""
+        """Answer until all is said or the client has left; raises what goes wrong while nothing was sent."""
         writing = asyncio.ensure_future(self._write(scope, send))
         leaving = asyncio.ensure_future(client_left(receive))
         try:
@@ -79,12 +79,10 @@ class Answering:
             else:
                 await send_json(send, 200, reply.whole("".join(text), tokens, finish, stats, notes))
         except Exception as error:
-            refused = refusal_of(error)
-            refused.__cause__ = None if refused is error else error
             if not stream or not stream.begun:
-                raise refused from refused.__cause__
-            scope["said"] = refused.message
-            await stream.put(refused.body())
+                raise
+            scope["failed"] = error  # the status is sent: this error too is the guard's to tell of
+            await stream.put(refusal_of(error).body())
             await stream.end()
 
 

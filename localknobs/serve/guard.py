@@ -79,11 +79,10 @@ class Guard:
                 return
             self._check_key(scope["path"], headers)
             await self._application(scope, receive, watched)
+            if failed := scope.get("failed"):
+                self._failed(scope, failed)
         except Exception as error:
-            refused = refusal_of(error)
-            scope["said"] = refused.message
-            if refused.status >= 500 and refused.status != 503:
-                self._problem(refused.__cause__ if isinstance(refused.__cause__, Exception) else error)
+            refused = self._failed(scope, error)
             if status:
                 raise  # half a reply: the connection is closed
             await send_json(watched, refused.status, refused.body(), _headers_of(refused))
@@ -92,6 +91,14 @@ class Guard:
                 said = f": {said}" if (said := scope.get("said")) else ""
                 took = perf_counter() - began
                 self._told(f"{scope['method']} {scope['path']} {status or 'no reply'} in {took:.2f} s{said}")
+
+    def _failed(self, scope: Scope, error: Exception) -> Refused:
+        """Return the refusal that an error means, and tell of the error where it is the server's own."""
+        refused = refusal_of(error)
+        scope["said"] = refused.message
+        if refused.status >= 500 and refused.status != 503:
+            self._problem(error)
+        return refused
 
     def _check_host(self, headers: dict[bytes, bytes]) -> None:
         """Refuse a name of somebody else's: a web page can make its own name point here (DNS rebinding)."""

@@ -85,11 +85,13 @@ def test_a_worker_that_is_killed_costs_one_answer(endless: Served):
 
 
 def test_a_worker_that_is_killed_ends_a_stream_with_the_reason(endless: Served):
+    before = endless.said.count("  log: ")
     with endless.streaming(**ENDLESS) as stream:
         next(stream)
         os.kill(endless.worker(), signal.SIGKILL)
         *_, last = stream
     assert last["error"]["code"] == "engine_died"
+    endless.until(lambda: endless.said.count("  log: ") > before, "llama.cpp's last lines are told")
     assert endless.post("/v1/completions", **SHORT).status_code == 200
 
 
