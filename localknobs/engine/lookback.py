@@ -18,7 +18,7 @@ from localknobs.engine.binding import lib
 from localknobs.engine.events import NamedToken, TokensScored
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.repeats import Repeats
-from localknobs.engine.sampler_paths import TOKEN_DATA, Numbers
+from localknobs.engine.sampler_paths import TOKEN_DATA, Numbers, largest
 from localknobs.engine.sampler_view import Place, Trail, look
 from localknobs.engine.view import SamplerView
 from localknobs.errors import BadValue, NotFound
@@ -307,13 +307,14 @@ class Lookback:
         tokens = kept.tokens if kept.scores is not None else None
         total = self._total(index, kept) if tokens is None else kept.log_total
         count = min(self.likeliest, len(scores))
-        best = np.argpartition(scores, -count)[-count:] if count else np.empty(0, np.int64)
+        best = largest(scores, count) if count else np.empty(0, np.int64)
         best = best[np.argsort(-scores[best], kind="stable")]
         own = token if tokens is None else int(np.searchsorted(tokens, token))
+        places = np.array((own, *best))
+        numbers = places if tokens is None else tokens[places]
         return tuple(
-            (number, self.model.spelling(number).hex(), round(float(scores[at]) - total, 6))
-            for at in (own, *best)
-            for number in (int(at if tokens is None else tokens[at]),)
+            (int(number), self.model.spelling(int(number)).hex(), round(float(scores[at]) - total, 6))
+            for number, at in zip(numbers, places, strict=True)
         )
 
     def close(self) -> None:
