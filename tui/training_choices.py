@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from localknobs.library import BUILT_IN, list_models
-from localknobs.paths import built_in_model
+from localknobs.paths import built_in_checkpoint
 from localknobs.tune.examples import SHIPPED
 from localknobs.units import count_text, size_text
 
@@ -16,13 +16,13 @@ _MOST_FILES = 200
 
 def checkpoint_of(base: str) -> str:
     """Return the checkpoint that an adapter of a base is merged into."""
-    return str(built_in_model().parent / "checkpoint") if base == BUILT_IN else base
+    return str(built_in_checkpoint()) if base == BUILT_IN else base
 
 
 def bases() -> list[tuple[str, str, str]]:
     """Return the checkpoints of this machine that could be trained, and the files that can be trained over (QLoRA)."""
     found = []
-    if (built_in_model().parent / "checkpoint").is_dir():
+    if built_in_checkpoint().is_dir():
         found.append((BUILT_IN, BUILT_IN, "the model that comes with the program; small, to try things on"))
     for entry in list_models().entries:
         if entry.kind == "checkpoint" and not entry.trouble:
