@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 
 from textual.app import SystemCommand
 from textual.binding import Binding
+from textual.keys import format_key
 from textual.screen import Screen
+
+_KEY_NAMES = {"escape": "Esc", "enter": "Enter", "tab": "Tab", "space": "Space", "backspace": "Backspace"}
 
 
 class Action(NamedTuple):
@@ -49,16 +52,23 @@ def _comes_first(row: Action) -> bool:
     return row.first or row.key.startswith("alt+")  # a text box takes Alt and a letter for the letter
 
 
-def key_help(screen: Screen[Any], actions: Iterable[Action]) -> list[tuple[str, str]]:
+def key_text(key: str) -> str:
+    """Write a key as all texts of the program do: `Ctrl+T` for `ctrl+t`, `F7`, `Esc`, and a letter alone as it is."""
+    *held, last = key.split("+")
+    last = _KEY_NAMES.get(last) or format_key(last)
+    if held or (last[:1] == "f" and last[1:].isdigit()):
+        last = last[:1].upper() + last[1:]
+    return "+".join([*(one.capitalize() for one in held), last])
+
+
+def key_help(actions: Iterable[Action]) -> list[tuple[str, str]]:
     """Return (key, what it does) pairs for a help page."""
-    return [(screen.app.get_key_display(Binding(row.key, row.name)), row.help) for row in actions]
+    return [(key_text(row.key), row.help) for row in actions]
 
 
 def palette_commands(screen: Screen[Any], actions: Iterable[Action]) -> Iterator[SystemCommand]:
     """Yield the actions that are possible now, for the command palette."""
     for row in actions:
         if screen.check_action(row.name, ()):
-            keys = screen.app.get_key_display(Binding(row.key, row.name))
-            yield SystemCommand(
-                row.label, f"{row.help}  ({keys})", lambda name=row.name: screen.call_later(screen.run_action, name)
-            )
+            about = f"{row.help}  ({key_text(row.key)})"
+            yield SystemCommand(row.label, about, lambda name=row.name: screen.call_later(screen.run_action, name))

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from textual.app import App, SystemCommand
+from textual.binding import Binding
 from textual.reactive import reactive
 from textual.screen import Screen
 
 from localknobs import preferences
 from localknobs.errors import LocalknobsError
 from localknobs.terminal_text import printable
-from localknobs.tui.actions import palette_commands
+from localknobs.tui.actions import key_text, palette_commands
 from localknobs.tui.child_job import JobEnded, JobTold
 from localknobs.tui.downloads import DownloadEnded, Downloads
 from localknobs.tui.screens.chat import ChatScreen
@@ -45,6 +46,10 @@ class LocalknobsApp(App[None]):
         theme = preferences.read().get("theme")
         if isinstance(theme, str) and theme in self.available_themes:
             self.theme = theme
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Write a key as the texts of the program do: F7, Alt+T, Esc; in the footer Ctrl+T is ^T, for want of room."""
+        return binding.key_display or key_text(binding.key).replace("Ctrl+", "^")
 
     def get_default_screen(self) -> Screen[None]:
         """Begin with the chat."""

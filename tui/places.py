@@ -11,7 +11,7 @@ class Place(NamedTuple):
     Args:
         action: The chat screen's action that opens it, without `action_`.
         name: What it is called everywhere.
-        key: Its own key, as the footer writes it; empty when it has none.
+        key: Its own key, as the texts write it; empty when it has none.
         help: What one does there.
         works: Verbs of the long work that it starts and shows.
     """
@@ -27,7 +27,7 @@ PLACES: tuple[Place, ...] = (
     Place("models", "Models", "F3", "what is on this machine, and what it would take"),
     Place("get", "Get models", "F12", "search the hub, see what fits, fetch it", ("pull",)),
     Place("adapters", "Adapters", "Alt+A", "LoRA adapters and control vectors on the model, a slider each"),
-    Place("forge", "Forge", "^g", "merge adapters, convert checkpoints, quantize", ("quantize",)),
+    Place("forge", "Forge", "Ctrl+G", "merge adapters, convert checkpoints, quantize", ("quantize",)),
     Place("tune", "Tune", "Alt+U", "teach a model: from a file of examples to an adapter", ("finetune",)),
     Place("context", "Context", "F6", "how far the model sees, by what means, at what price", ("context",)),
     Place(

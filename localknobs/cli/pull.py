@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from localknobs.cli.output import ask, facts, note, print_json, table
@@ -69,12 +70,26 @@ def run(options: Namespace) -> int:
         return 0
     print(path)
     if plan.files[0].kind == "model":
+        if trouble := _trouble(path):
+            note(f"localknobs cannot use it: {trouble}")
+            return 0
         quant = plan.files[0].quant
         is_name = quant and [file.quant for file in repository.files if file.kind == "model"].count(quant) == 1
         note(f"To chat with it: localknobs chat {f'{plan.repo}:{quant}' if is_name else path}")
     elif plan.files[0].kind == "checkpoint":
         note(f"To make a small file of it: localknobs quantize {path} Q4_K_M")
     return 0
+
+
+def _trouble(path: Path) -> str:
+    """Return why a fetched model cannot be loaded here, whatever the reason; empty when it can."""
+    from localknobs.gguf_info import check_is_model, read_header
+
+    try:
+        check_is_model(read_header(path))
+    except LocalknobsError as error:
+        return str(error)
+    return ""
 
 
 def _rate(text: str) -> float:

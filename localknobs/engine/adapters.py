@@ -78,6 +78,16 @@ class Adapters:
         # What was looked at and told is not told again at every step of a slider.
         known = self._chosen if settings.lora_any_base == self._any_base else set()
         notes = check_adapters([file for file in files if file.mark not in known], self._header, settings)
+        self.take(files, settings)
+        return notes
+
+    def take(self, files: Sequence[AdapterFile], settings: LoadSettings) -> None:
+        """Take files that were read and checked already, as `choose` takes those it reads itself.
+
+        Raises:
+            BadFile: llama.cpp refuses one of them.
+            BadValue: the range of layers is none.
+        """
         for file in files:
             if file.kind == "adapter" and file.mark not in self._handles:
                 self._handles[file.mark] = self._load(file)
@@ -88,7 +98,6 @@ class Adapters:
         vectors = _acting(files, "control vector")
         layers = layer_range(settings, self._header) if vectors else (0, 0)
         self.wanted = Key(_acting(files, "adapter"), vectors, layers)
-        return notes
 
     @property
     def pending(self) -> bool:

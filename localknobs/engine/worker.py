@@ -183,7 +183,8 @@ class Worker:
         header = read_header(settings.model)
         check_is_model(header)
         check_settings(header, settings)
-        check_adapters(read_adapters(settings), header, settings)  # before the weights are read
+        beside = read_adapters(settings)
+        adapter_notes = check_adapters(beside, header, settings)  # before the weights are read
         plan = plan_context(header, settings)
         if header.chat_template:
             self._renderer.start()  # starts up while the model loads
@@ -201,7 +202,7 @@ class Worker:
                 model, settings, threads, use_extra_bufts=bool(command["use_extra_bufts"]), probe=self._probe
             )
         self._generator = generate.Generator(model, draft, header, settings, tuners, threads, self._send)
-        adapter_notes = self._generator.adapters.choose(settings)
+        self._generator.adapters.take(beside, settings)
         self._settings = settings
         draft_note = self._generator.drafting.note
         control_texts, added_texts = model.reserved_texts(model.chat_template())

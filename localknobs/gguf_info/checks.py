@@ -22,10 +22,15 @@ def check_is_model(header: Header) -> None:
     """Refuse what llama.cpp would crash on or could not chat with.
 
     Raises:
-        BadFile: an adapter, a control vector, a projector, an importance matrix, or a missing shard.
+        BadFile: an adapter, a control vector, a projector, an importance matrix, a later shard, or a missing one.
         Unsupported: a RoPE scaling that llama.cpp does not know, on which it aborts.
     """
     check_can_load(header)
+    if (part := _part(header)) > 1:
+        raise BadFile(
+            f"{header.path} is file {part} of {header.shards} of a split model, and only the first can be opened",
+            f"Name the one that ends in -00001-of-{header.shards:05d}.gguf: it finds the others beside it.",
+        )
     _check_shards(header)
 
 
@@ -34,6 +39,8 @@ def check_can_load(header: Header) -> None:
     what = NOT_A_MODEL.get(header.kind)
     if what:
         raise BadFile(f"{header.path} is {what}, not a model", "Give the model's own GGUF file.")
+    if _part(header) > 1:
+        return  # the first one's header speaks for it
     if not header.architecture:
         raise BadFile(f"{header.path} names no architecture", "It is not a whole model. Download it again.")
     scaling = header.text(f"{header.architecture}.rope.scaling.type")
@@ -41,6 +48,12 @@ def check_can_load(header: Header) -> None:
         raise Unsupported(
             f"{header.path} asks for the RoPE scaling {scaling!r}", f"llama.cpp knows {', '.join(ROPE_SCALING_TYPES)}."
         )
+
+
+def _part(header: Header) -> int:
+    """Return which of a split model's files this is, from 1."""
+    number = header.metadata.get("split.no")
+    return number + 1 if header.shards > 1 and isinstance(number, int) else 1
 
 
 def _check_shards(header: Header) -> None:

@@ -13,7 +13,7 @@ from localknobs.errors import LocalknobsError, Unsupported
 from localknobs.gguf_info import check_can_load, parse_header
 from localknobs.paths import cache_folder, written_whole
 
-FORMAT = 1
+FORMAT = 2
 """Changed whenever a header is read differently, so that nothing old is believed."""
 MAX_REMEMBERED = 10_000
 _LARGEST_FILE = 64 * 2**20

@@ -249,3 +249,17 @@ def test_a_new_worker_has_the_same_adapters(open_engine, plain, tmp_path):
 def test_the_mark_is_read_as_text_by_others(plain, tmp_path):
     fields = gguf.GGUFReader(write_adapter(tmp_path / "adapter.gguf", plain)).fields
     assert len(fields["localknobs.base.norms"].contents()) == 32
+
+
+def test_a_load_reads_each_adapter_once(open_engine, built_in, adapters, tmp_path, monkeypatch):
+    log = tmp_path / "opened"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "def hook(event, args):\n"
+        f"    if event == 'open' and str(args[0]) == {adapters[0]!r}:\n"
+        f"        print(args[0], file=open({str(log)!r}, 'a'))\n"
+        "sys.addaudithook(hook)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    open_engine(built_in, n_ctx=256, lora=(adapters[0],))
+    assert len(log.read_text().splitlines()) == 2, "its header, and its mark"

@@ -110,6 +110,7 @@ def test_a_model_without_a_readable_header_is_fetched_all_the_same(run, hub, cac
     hub.repos["maker/odd"] = Repo({"odd.gguf": b"no header at all" * 100})
     done = run("pull", "maker/odd")
     assert done.returncode == 0 and "header could not be read" in done.stderr and Path(done.stdout.strip()).is_file()
+    assert "localknobs cannot use it" in done.stderr and "To chat with it" not in done.stderr
 
 
 def test_a_renamed_repository_is_found_by_its_old_name(run, hub, cache):

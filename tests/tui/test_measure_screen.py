@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from random_model import nudged, write_random_model
 from scripted_engine import PROCESS_S, until
-from textual.widgets import Input, SelectionList, Tabs
+from textual.widgets import Input, Tabs
 
 from localknobs.engine import LoadSettings
 from localknobs.evaluate.config import EvalConfig, Variant
@@ -20,6 +20,7 @@ from localknobs.tui.screens.measure import REPORT, MeasureScreen
 from localknobs.tui.screens.picker import Picker
 from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.widgets.candidates import Candidates
+from localknobs.tui.widgets.mark_list import MarkList
 from localknobs.tui.widgets.report_view import ReportView
 
 waits = partial(until, seconds=PROCESS_S)
@@ -52,9 +53,9 @@ async def measure(pilot, model, home, suites=("ppl", "kld"), **fields) -> Measur
     await until(pilot, lambda: isinstance(pilot.app.screen, MeasureScreen) and pilot.app.screen.query(Candidates))
     opened = pilot.app.screen
     await until(pilot, lambda: opened.query_one(Candidates)._entries, "the list of models")
-    opened.query_one(SelectionList).deselect_all()
+    opened.query_one(MarkList).deselect_all()
     for suite in suites:
-        opened.query_one(SelectionList).select(suite)
+        opened.query_one(MarkList).select(suite)
     for name, value in {"more": small(home), **fields}.items():
         opened.query_one(f"#{name}", Input).value = value
     return opened
@@ -136,8 +137,8 @@ async def test_a_bad_line_and_a_short_text_are_said_before_anything_is_measured(
         await waits(pilot, lambda: "Line 2 of" in text(screen), "the line")
         await pilot.press("ctrl+s")
         assert pilot.app.works.items == []
-        screen.query_one(SelectionList).deselect_all()
-        screen.query_one(SelectionList).select("ppl")
+        screen.query_one(MarkList).deselect_all()
+        screen.query_one(MarkList).select("ppl")
         screen.query_one("#more", Input).value = f"--chunk 64 -f {home / 'short.txt'}"
         await waits(pilot, lambda: "it takes 128: 2 of 64" in text(screen), "what the text needs")
         screen.query_one("#more", Input).value = "--chunk 'open"
@@ -216,7 +217,7 @@ async def test_models_are_added_turned_into_the_parent_and_taken_off(opened, hom
 async def test_suites_are_marked_one_after_another(opened, home, shelf):
     async with opened() as (pilot, _chat):
         screen = await measure(pilot, shelf / "some-Q8_0.gguf", home, ())
-        suites = screen.query_one(SelectionList)
+        suites = screen.query_one(MarkList)
         suites.focus()
         suites.highlighted = 0
         await pilot.press("down", "down", "space", "down", "space", "down")

@@ -206,6 +206,14 @@ def test_a_missing_shard_is_named(write):
         check_is_model(header)
 
 
+def test_a_later_shard_is_refused_for_what_it_is(write):
+    # As gguf-split writes them: only the first file names an architecture.
+    keys = [gguf_key("split.no", 2, 1), gguf_key("split.count", 2, 3), gguf_key("split.tensors.count", 5, 9)]
+    with pytest.raises(BadFile, match="file 2 of 3 of a split model") as refused:
+        check_is_model(read_header(write(gguf_bytes(keys), "m-00002-of-00003.gguf")))
+    assert "-00001-of-00003.gguf" in refused.value.hint
+
+
 # ---- streams, and listings -----------------------------------------------------------------------
 
 

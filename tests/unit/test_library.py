@@ -63,6 +63,14 @@ def test_shards_are_one_model_of_their_summed_size(put):
     assert (entry.name, entry.state) == ("big", "damaged") and "big-00002-of-00002.gguf" in entry.trouble
 
 
+def test_later_shards_need_no_architecture(put):
+    put("big-00001-of-00002.gguf", gguf_bytes([gguf_key("general.architecture", TEXT, "llama"),
+                                               gguf_key("split.no", 2, 0), gguf_key("split.count", 2, 2)]))  # fmt: skip
+    put("big-00002-of-00002.gguf", gguf_bytes([gguf_key("split.no", 2, 1), gguf_key("split.count", 2, 2)]))
+    (entry,) = [entry for entry in installed_models() if entry.name != "built-in"]
+    assert (entry.name, entry.state, entry.trouble) == ("big", "whole", "")
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"<html>", small_gguf()[:200], small_gguf()[:-1]], ids=["empty", "web page", "header", "weights"]
 )

@@ -13,7 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from localknobs.ab.side import drawn_order, drawn_seed
 from localknobs.ab.votes import Tally, Vote, keep_vote
@@ -28,6 +28,7 @@ from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.duel import Histories, TurnView
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.side_setup import SideSetup, SidesRead, read_sides
 from localknobs.tui.widgets.turns import Turns
 from localknobs.tui.widgets.vote_bar import VoteBar
@@ -116,7 +117,7 @@ class ABScreen(Screen[None]):
         yield Static(id="doing", markup=False)
         yield VoteBar()
         yield Composer("The same message to both. Enter sends, Ctrl+J begins a new line.")
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Begin with the choice of the sides, which takes the focus."""
@@ -461,5 +462,5 @@ class ABScreen(Screen[None]):
     def action_help(self) -> None:
         """Show every key."""
         vote = ("← → t b", "vote: left, right, tie, both bad; ↑ ↓ scroll the answers")
-        sections = [("On this screen", [*key_help(self, self.ACTIONS), vote])]
+        sections = [("On this screen", [*key_help(self.ACTIONS), vote])]
         self.app.push_screen(Info("A/B", f"{ABOUT}\n{keys_help(sections)}"))

@@ -10,13 +10,14 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
-from textual.widgets import Footer, Input, Markdown, OptionList, Static
+from textual.widgets import Input, Markdown, OptionList, Static
 from textual.widgets.option_list import Option
 
 from localknobs.knobs import ALL_KNOBS, KNOBS, LEVERS, Knob, Values
 from localknobs.tui.actions import Action, bindings, key_help
 from localknobs.tui.cards import keys_help, knob_card, lever_card
 from localknobs.tui.screens.info import Info
+from localknobs.tui.widgets.key_footer import KeyFooter
 
 
 class CardsScreen(Screen[str | None]):
@@ -65,7 +66,7 @@ class CardsScreen(Screen[str | None]):
             with VerticalScroll(id="card"):
                 yield Static(id="title", markup=False)
                 yield Markdown(open_links=False)
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Show the first card."""
@@ -170,9 +171,7 @@ class CardsScreen(Screen[str | None]):
     def action_help(self) -> None:
         """Say every key."""
         about = "Four boxes on each card: what changes, when, where it lives, which trade-off it moves."
-        sections = [
-            ("Keys", [*key_help(self, self.ACTIONS), ("↑ ↓", "mark another card"), ("enter", "go to the card")])
-        ]
+        sections = [("Keys", [*key_help(self.ACTIONS), ("↑ ↓", "mark another card"), ("Enter", "go to the card")])]
         self.app.push_screen(Info("The levers and knobs", f"{about}\n\n{keys_help(sections)}"))
 
 

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
-from textual.widgets import Footer
+from textual.widgets import 
 
 from localknobs.conversations import Node
 from localknobs.errors import LocalknobsError
@@ -25,6 +25,7 @@ from localknobs.tui.widgets.message_view import MessageView
 from localknobs.tui.widgets.status_line import StatusLine
 from localknobs.tui.widgets.tint_legend import TintLegend
 from localknobs.tui.widgets.transcript import Transcript
+from localknobs.tui.widgets.key_footer import KeyFooter
 
 PANEL_NEEDS = 100
 """Columns from which the panel of knobs is open at the start."""
@@ -67,23 +68,23 @@ ACTIONS: tuple[Action, ...] = (
 
 MORE_KEYS: dict[str, list[tuple[str, str]]] = {
     "everywhere": [
-        ("tab", "message box → knobs → messages"),
-        ("^p", "the command palette: every action by name, and the themes"),
-        ("^q", "leave; everything is saved already"),
+        ("Tab", "message box → knobs → messages"),
+        ("Ctrl+P", "the command palette: every action by name, and the themes"),
+        ("Ctrl+Q", "leave; everything is saved already"),
     ],
     "composer": [
-        ("enter", "send"),
-        ("^j, shift+enter", "begin a new line"),
+        ("Enter", "send"),
+        ("Ctrl+J, Shift+Enter", "begin a new line"),
         ("↑", "in an empty box: go to the messages"),
-        ("^a ^e ^k ^u ^w", "as in a shell"),
+        ("Ctrl+A E K U W", "as in a shell"),
     ],
     "knob": [
-        ("← →", "one step; with shift ten, or half as much again"),
-        ("digits, enter", "type a value"),
-        ("0, backspace", "back to the preset's value"),
-        ("home end", "lowest and highest"),
+        ("← →", "one step; with Shift ten, or half as much again"),
+        ("digits, Enter", "type a value"),
+        ("0, Backspace", "back to the preset's value"),
+        ("Home End", "lowest and highest"),
         ("mouse", "click or drag the slider"),
-        ("f1", "the knob's card: what it does, costs, and how it fails"),
+        ("F1", "the knob's card: what it does, costs, and how it fails"),
     ],
     "adapter": [
         ("← →", "its scale: 1 as it was made, 0 the base, below 0 away from it; from the next answer on"),
@@ -92,11 +93,11 @@ MORE_KEYS: dict[str, list[tuple[str, str]]] = {
         ("w", "without all of them, and with them again; Ctrl+R answers again for comparison"),
     ],
     "samplers": [
-        ("← →", "the token before, the token after; home and end the first and the last"),
-        ("enter", "on a candidate: the answer goes on with it, as a branch; on a stage: its knob"),
+        ("← →", "the token before, the token after; Home and End the first and the last"),
+        ("Enter", "on a candidate: the answer goes on with it, as a branch; on a stage: its knob"),
         ("⇧↑ ⇧↓", "on a stage: earlier or later in the chain"),
         ("n", "the token that comes next"),
-        ("tab", "between stages, candidates and the rest"),
+        ("Tab", "between stages, candidates and the rest"),
     ],
     "message": [
         ("e", "edit: yours is answered anew, the model's is continued; the old one stays as a branch"),
@@ -139,7 +140,7 @@ class ChatScreen(AdaptingScreen):
                 yield TintLegend()
                 yield StatusLine()
                 yield Composer("Write a message. Enter sends, Ctrl+J begins a new line.")
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Draw first, then load."""
@@ -352,7 +353,7 @@ class ChatScreen(AdaptingScreen):
     def key_sections(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Return the help page's sections: heading, then (key, what it does) pairs."""
         return [
-            ("Everywhere", [*key_help(self, ACTIONS), *MORE_KEYS["everywhere"]]),
+            ("Everywhere", [*key_help(ACTIONS), *MORE_KEYS["everywhere"]]),
             ("In the message box", MORE_KEYS["composer"]),
             ("On a knob", MORE_KEYS["knob"]),
             ("On an adapter (Alt+A)", MORE_KEYS["adapter"]),

@@ -11,7 +11,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from localknobs.engine import LoadSettings
 from localknobs.engine.refusals import check_settings
@@ -31,6 +31,7 @@ from localknobs.tui.screens.knob_editing import edit_knob
 from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.screens.work_screen import WorkScreen
 from localknobs.tui.widgets.field_list import FieldList
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.memory_bill import MemoryBill
 from localknobs.tui.widgets.plot import Line, Picture, Plot
@@ -135,7 +136,7 @@ class ContextScreen(WorkScreen[ContextChosen | None]):
                     yield Static(id="about", markup=False)
                 yield Plot(id="by-pair")
                 yield Plot(id="by-position")
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Show how things are."""
@@ -360,4 +361,4 @@ class ContextScreen(WorkScreen[ContextChosen | None]):
 
     def action_help(self) -> None:
         """Show the card of the focused knob, or every key."""
-        show_help(self, "Context", [("On this screen", key_help(self, self.ACTIONS))])
+        show_help(self, "Context", [("On this screen", key_help(self.ACTIONS))])

@@ -12,7 +12,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from localknobs.diagnose import SYMPTOMS, Symptom
 from localknobs.jobs import JobEvent, Noted
@@ -23,6 +23,7 @@ from localknobs.tui.cards import keys_help
 from localknobs.tui.places import PLACES
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.work_screen import WorkScreen
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.list_table import ListTable
 from localknobs.tui.work_text import progress_text
 from localknobs.tui.works import Work
@@ -119,7 +120,7 @@ class DiagnoseScreen(WorkScreen[Remedied | None]):
                 yield Static("Your tasks")
                 yield Input(id="tasks", placeholder="a JSONL file of examples, for “bad at my niche task”")
         yield Static(id="state", markup=False)
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Show the symptoms, and what was found of them with these settings."""
@@ -305,14 +306,14 @@ class DiagnoseScreen(WorkScreen[Remedied | None]):
     def action_help(self) -> None:
         """Show every key."""
         moving = [
-            ("enter", "on a symptom: probe it; on a thing to try: do it"),
-            ("tab", "symptoms → text → what to try"),
+            ("Enter", "on a symptom: probe it; on a thing to try: do it"),
+            ("Tab", "symptoms → text → what to try"),
         ]
         text = (
             "From what you see to the first lever, after a cheap probe on the model that is loaded, with the knobs as "
             "they are in the chat.\n\nA probe loads the model once more, in a process of its own. Confirmed: the "
             "number speaks for it. Not confirmed: it does not show here. Open: the probe cannot tell, and says what it "
-            f"would need.\n\n{keys_help([('On this screen', [*key_help(self, self.ACTIONS), *moving])])}"
+            f"would need.\n\n{keys_help([('On this screen', [*key_help(self.ACTIONS), *moving])])}"
         )
         self.app.push_screen(Info("Diagnose", text))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import time
 from pathlib import Path
@@ -65,7 +66,7 @@ class Dialogs(ModelScreen):
 
     def action_go(self) -> None:
         """Choose a screen to go to."""
-        choices = [Choice(row.action, f"{row.name:<12}", f"{row.key:<6} {row.help}") for row in PLACES]
+        choices = [Choice(row.action, f"{row.name:<12}", f"{row.key:<7} {row.help}") for row in PLACES]
         self.app.push_screen(Picker("Go to", choices, note="Type the first letters of a name."), self._go)
 
     def _go(self, action: str | None) -> None:
@@ -315,13 +316,20 @@ class Dialogs(ModelScreen):
     def on_knob_row_opened(self, event: KnobRow.Opened) -> None:
         """Type a knob's value."""
         if event.knob_row.row.name == "model_draft":
-            self._choose_draft(event.knob_row)
+            self.run_worker(self._choose_draft(event.knob_row), group="draft", exclusive=True,
+                            description="looking for draft models", exit_on_error=False)  # fmt: skip
         else:
             edit_knob(self.app, event.knob_row)
 
-    def _choose_draft(self, knob_row: KnobRow) -> None:
-        """Choose a draft model; the smallest first, as a draft pays by being fast."""
-        models = sorted((one for one in list_models().entries if one.usable), key=lambda one: one.size_bytes)
+    async def _choose_draft(self, knob_row: KnobRow) -> None:
+        """Choose a draft model; the smallest first, as a draft pays by being fast.
+
+        The folders are read in a thread: a disk may be slow. Who has gone elsewhere meanwhile is left alone.
+        """
+        found = (await asyncio.to_thread(list_models)).entries
+        if self.app.screen is not self:
+            return
+        models = sorted((one for one in found if one.usable), key=lambda one: one.size_bytes)
         choices = [Choice("none", "None", "nobody guesses, or the text itself does (drafts: ngram)")]
         for one in models:
             detail = f"{size_text(one.size_bytes)} · {one.architecture} · {one.quant}"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import Footer, Input, SelectionList, Static
+from textual.widgets import Input, Static
 from textual.widgets.selection_list import Selection
 
 from localknobs.hardware import free_disk_bytes
@@ -20,6 +20,8 @@ from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings
 from localknobs.tui.child_job import JobEnded
 from localknobs.tui.screens.work_screen import PlannedWorkScreen
+from localknobs.tui.widgets.key_footer import KeyFooter
+from localknobs.tui.widgets.mark_list import MarkList
 from localknobs.tui.work_text import progress_text
 from localknobs.tui.works import Work
 from localknobs.units import size_text, time_text
@@ -51,7 +53,7 @@ class ForgeScreen(PlannedWorkScreen[str | None]):
         & .label { color: $text-muted; margin-top: 1; }
         & Input { border: none; height: 1; padding: 0 1; background: $boost; }
         & Input:focus { border: none; background: $primary 25%; }
-        & SelectionList { height: 1fr; border: none; padding: 0; background: transparent; }
+        & MarkList { height: 1fr; }
         & #right { padding: 0 1; }
         & .title { text-style: bold; }
         & #plan { height: auto; margin-top: 1; }
@@ -89,13 +91,13 @@ class ForgeScreen(PlannedWorkScreen[str | None]):
                 yield Input(str(models_folder()), id="folder")
                 yield Static("Types: Space marks; several cost one reading", classes="label")
                 choices = [Selection(f"{name:<7} {text}", name, name == "Q4_K_M") for name, text in TYPES]
-                yield SelectionList[str](*choices)
+                yield MarkList(*choices)
             with Vertical(id="right"):
                 yield Static("Forge", classes="title")
                 yield Static(id="plan", markup=False)
                 yield Static(id="progress", markup=False)
                 yield Static(id="result", markup=False)
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Plan what the fields say at the beginning, and show the work that runs or ran."""
@@ -114,7 +116,7 @@ class ForgeScreen(PlannedWorkScreen[str | None]):
         self._plan_soon()
 
     def _arguments(self) -> list[str]:
-        types = self.query_one(SelectionList).selected
+        types = self.query_one(MarkList).selected
         adapters = [text.strip() for text in self.query_one("#adapters", Input).value.split(",")]
         loras = [word for text in adapters if text for word in ("--lora", text)]
         folder = self.query_one("#folder", Input).value.strip() or str(models_folder())
@@ -124,7 +126,7 @@ class ForgeScreen(PlannedWorkScreen[str | None]):
 
     def _make_plan(self) -> None:
         self._plan = None
-        if not self.query_one("#source", Input).value.strip() or not self.query_one(SelectionList).selected:
+        if not self.query_one("#source", Input).value.strip() or not self.query_one(MarkList).selected:
             self._show("#plan", "Name a source and mark at least one type.")
             return
         self._show("#plan", "planning …")

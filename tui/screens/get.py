@@ -12,7 +12,7 @@ from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from localknobs.errors import LocalknobsError
 from localknobs.terminal_text import printable, shortened_in_the_middle
@@ -23,6 +23,7 @@ from localknobs.tui.downloads import Download, Downloads
 from localknobs.tui.remote_fit import badges
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.wish import Wish
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.list_table import ListTable
 from localknobs.tui.work_text import bar_text, rate_text
 from localknobs.units import count_text, size_text, time_text
@@ -119,7 +120,7 @@ class GetScreen(Screen[Wish | None]):
                 yield ListTable("Fetch", id="files")
                 yield Static("", classes="note", id="advice", markup=False)
         yield ListTable("Pause/go on", id="queue")
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Name the columns, and say at once when there is no connection to be had."""
@@ -325,8 +326,8 @@ class GetScreen(Screen[Wish | None]):
 
     def action_help(self) -> None:
         """Show every key."""
-        enter = ("enter", "search; on a repository: list its files; on a file: fetch it; on a download: pause it")
-        sections = [("On this screen", [enter, *key_help(self, self.ACTIONS)])]
+        enter = ("Enter", "search; on a repository: list its files; on a file: fetch it; on a download: pause it")
+        sections = [("On this screen", [enter, *key_help(self.ACTIONS)])]
         text = (
             f"{keys_help(sections)}\n\nFiles are put where other programs find them too: the Hugging Face cache. A "
             "download that was paused, or cut off by anything at all, goes on where it was."

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
@@ -21,6 +21,7 @@ from localknobs.tui.job_rows import Item, JobRow, job_row
 from localknobs.tui.places import PLACES
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.wish import Wish
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.list_table import ListTable
 from localknobs.units import time_text
 
@@ -71,7 +72,7 @@ class JobsScreen(Screen[Wish | None]):
         yield ListTable("Go to its screen", id="jobs")
         with VerticalScroll(id="details"):
             yield Static(id="about", markup=False)
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Show what there is, then follow it."""
@@ -218,5 +219,5 @@ class JobsScreen(Screen[Wish | None]):
 
     def action_help(self) -> None:
         """Show every key."""
-        enter = ("enter", "go to the screen that the marked job belongs to")
-        self.app.push_screen(Info("Jobs", keys_help([("On this screen", [enter, *key_help(self, self.ACTIONS)])])))
+        enter = ("Enter", "go to the screen that the marked job belongs to")
+        self.app.push_screen(Info("Jobs", keys_help([("On this screen", [enter, *key_help(self.ACTIONS)])])))

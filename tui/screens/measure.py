@@ -12,7 +12,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Footer, Input, SelectionList, Static
+from textual.widgets import Input, SelectionList, Static
 from textual.widgets.selection_list import Selection
 
 from localknobs.errors import BadValue
@@ -29,6 +29,8 @@ from localknobs.tui.measure_form import MeasureForm
 from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.measure_reports import ReportScreen
 from localknobs.tui.widgets.candidates import Candidates
+from localknobs.tui.widgets.key_footer import KeyFooter
+from localknobs.tui.widgets.mark_list import MarkList
 from localknobs.tui.widgets.report_view import ReportView, Shown
 from localknobs.tui.work_text import progress_text
 from localknobs.tui.works import Work
@@ -65,8 +67,7 @@ class MeasureScreen(ReportScreen):
         & #setup { height: 1fr; }
         & #left { width: 1fr; border-right: vkey $surface-lighten-1; }
         & #right { width: 1fr; padding: 0 1; }
-        & SelectionList { height: auto; max-height: 9; border: none; padding: 0; background: transparent; }
-        & SelectionList:focus { border: none; }
+        & MarkList { height: auto; max-height: 9; }
         & .label { color: $text-muted; height: 1; }
         & .field { height: 1; }
         & .field Static { width: 18; color: $text-muted; }
@@ -118,7 +119,7 @@ class MeasureScreen(ReportScreen):
                 yield Candidates()
             with VerticalScroll(id="right", can_focus=False):
                 yield Static("What to measure: Space marks", classes="label")
-                yield SelectionList[str](*(Selection(_line(name), name, name in CHOSEN) for name in SUITES))
+                yield MarkList(*(Selection(_line(name), name, name in CHOSEN) for name in SUITES))
                 yield Static(id="note", markup=False)
                 for name, label, hint in FIELDS:
                     with Horizontal(classes="field"):
@@ -127,7 +128,7 @@ class MeasureScreen(ReportScreen):
         yield ReportView()
         yield Static(id="state", markup=False)
         yield Static(id="command", markup=False)
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Begin with the model, or with what is measured now or was measured last."""
@@ -149,7 +150,7 @@ class MeasureScreen(ReportScreen):
     def form(self) -> MeasureForm:
         """What the fields say."""
         candidates = self.query_one(Candidates)
-        chosen = self.query_one(SelectionList).selected
+        chosen = self.query_one(MarkList).selected
         suites = [name for name in SUITES if name in chosen and (candidates.base or name not in AGAINST_PARENT)]
         values = {name: self.query_one(f"#{name}", Input).value for name, _, _ in FIELDS}
         return MeasureForm(candidates.models, candidates.base, ",".join(suites), **values)
@@ -157,7 +158,7 @@ class MeasureScreen(ReportScreen):
     def _take(self, form: MeasureForm) -> None:
         """Show fields as they were."""
         self.query_one(Candidates).show(form.models, form.base)
-        suites = self.query_one(SelectionList)
+        suites = self.query_one(MarkList)
         suites.deselect_all()
         for name in form.suites.split(","):
             if name in SUITES:
@@ -208,7 +209,7 @@ class MeasureScreen(ReportScreen):
         """Show what the fields say; ask what it would take once they rest."""
         self._plan = None
         self._plan_soon()
-        suites, has_base = self.query_one(SelectionList), bool(self.query_one(Candidates).base)
+        suites, has_base = self.query_one(MarkList), bool(self.query_one(Candidates).base)
         marked = suites.highlighted
         for at, name in enumerate(SUITES):
             possible = has_base or name not in AGAINST_PARENT
@@ -236,7 +237,7 @@ class MeasureScreen(ReportScreen):
             self._plan = json.loads(event.output) if event.code == 0 else None
         except ValueError:
             self._plan = None
-        suites = self.query_one(SelectionList)
+        suites = self.query_one(MarkList)
         marked = suites.highlighted
         for at, name in enumerate(SUITES):
             suites.replace_option_prompt_at_index(at, _line(name, self._price_of(name)))
@@ -398,14 +399,14 @@ class MeasureScreen(ReportScreen):
     def action_help(self) -> None:
         """Say what is measured, and show every key."""
         moving = [
-            ("enter", "on a model: its own flags and adapters"), ("tab", "models → suites → fields"),
+            ("Enter", "on a model: its own flags and adapters"), ("Tab", "models → suites → fields"),
             ("← →", "in a report: the next part"),
         ]  # fmt: skip
         suites = "\n".join(f"- **{name}:** {what}" for name, what in SUITES.items())
         text = (
             "What a change did to a model: quants, adapters, cache types, settings, each against the parent it was "
             f"made from, on the same items, with intervals.\n\n{suites}\n\n"
-            f"{keys_help([('On this screen', [*key_help(self, self.ACTIONS), *moving])])}"
+            f"{keys_help([('On this screen', [*key_help(self.ACTIONS), *moving])])}"
         )
         self.app.push_screen(Info("Measure", text))
 

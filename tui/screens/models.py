@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.widgets import DataTable, Footer, Input, Static
+from textual.widgets import DataTable, Input, Static
 
 from localknobs.library import SOURCES, ModelEntry, RemovalPlan, list_models, plan_removal, remove
 from localknobs.terminal_text import printable
@@ -22,6 +22,7 @@ from localknobs.tui.screens.info import Info
 from localknobs.tui.screens.picker import Choice, Picker
 from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.screens.wish import Wish
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.list_table import ListTable
 from localknobs.tui.widgets.model_details import ModelDetails
 from localknobs.units import count_text, size_text
@@ -79,7 +80,7 @@ class ModelsScreen(Screen[Wish | None]):
                 yield Input(id="filter", placeholder="words to look for: a name, a quant, a kind, a source")
                 yield ListTable("Chat")
             yield ModelDetails()
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Read the folders."""
@@ -270,11 +271,11 @@ class ModelsScreen(Screen[Wish | None]):
     def action_help(self) -> None:
         """Show every key."""
         moving = [
-            ("enter", "chat with the marked model"),
+            ("Enter", "chat with the marked model"),
             ("↑ ↓ j k g G", "move in the list"),
             ("← → digits", "turn a memory slider"),
         ]
-        sections = [("On this screen", [*key_help(self, self.ACTIONS), *moving])]
+        sections = [("On this screen", [*key_help(self.ACTIONS), *moving])]
         sources = ", ".join(source.label for source in SOURCES.values())
         text = (
             f"{keys_help(sections)}\n\nLooked for in the folders of: {sources}. Only what lies in the own folder is "

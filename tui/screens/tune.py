@@ -10,7 +10,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from localknobs.jobs import JobEvent, Noted
 from localknobs.knobs import Value, defaults, flag_words, knobs_of
@@ -38,6 +38,7 @@ from localknobs.tui.tuning import (
     trouble_text,
 )
 from localknobs.tui.widgets.field_list import FieldList
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.plot import Plot
 from localknobs.tui.works import Work
@@ -134,7 +135,7 @@ class TuneScreen(PlannedWorkScreen[Wish | None]):
                     yield Plot(id="rate")
                     with VerticalScroll(id="answers"):
                         yield Static(id="samples", markup=False)
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Look at what the fields say, and show the training that runs, or ran."""
@@ -438,4 +439,4 @@ class TuneScreen(PlannedWorkScreen[Wish | None]):
 
     def action_help(self) -> None:
         """Show the card of the focused knob, or every key."""
-        show_help(self, "Tune", [("On this screen", key_help(self, self.ACTIONS))])
+        show_help(self, "Tune", [("On this screen", key_help(self.ACTIONS))])

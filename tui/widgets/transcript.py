@@ -22,7 +22,9 @@ Write a message and press Enter, such as:
   Which quantization should I choose?
 
 F2 goes to the knobs. Move a slider while an answer is being written: \
-it takes effect at the next token. F1 shows every key.
+it takes effect at the next token.
+
+F7 is the menu of all screens: models, fine-tuning, quantizing, context, measuring and more. F1 shows every key.
 """
 
 
