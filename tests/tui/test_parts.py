@@ -7,6 +7,7 @@ import threading
 import pytest
 from scripted_engine import until
 from textual.app import App, ComposeResult
+from textual.widgets._footer import FooterKey
 from textual.widgets.selection_list import Selection
 
 from localknobs.library import Listing
@@ -14,7 +15,9 @@ from localknobs.tui.actions import key_text
 from localknobs.tui.places import PLACES
 from localknobs.tui.screens import dialogs
 from localknobs.tui.screens.chat import ACTIONS
+from localknobs.tui.screens.measure import MeasureScreen
 from localknobs.tui.screens.picker import Picker
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.mark_list import MarkList
 
@@ -63,3 +66,17 @@ async def test_draft_models_on_a_slow_disk_hold_nobody_up(opened, monkeypatch):
         await until(pilot, lambda: pilot.app.screen is screen)
         read.set()
         await until(pilot, lambda: isinstance(pilot.app.screen, Picker), "the list")
+
+
+async def test_the_footer_cuts_no_key_and_keeps_the_way_back(opened):
+    async with opened(size=(80, 24)) as (pilot, _chat):
+        await pilot.press("alt+m")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MeasureScreen))
+        footer = pilot.app.screen.query_one(KeyFooter)
+        for width in (80, 60, 130):
+            await pilot.resize_terminal(width, 24)
+            await until(pilot, lambda w=width: footer.size.width == w and footer.query(FooterKey))
+            await pilot.pause()
+            assert footer.virtual_size.width <= width
+            shown = {key.key for key in footer.query(FooterKey)}
+            assert "escape" in shown and ("ctrl+p" in shown) == (width == 130)

@@ -9,7 +9,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.timer import Timer
-from textual.widgets import 
 
 from localknobs.conversations import Node
 from localknobs.errors import LocalknobsError
@@ -18,6 +17,7 @@ from localknobs.library import BUILT_IN
 from localknobs.tui.actions import Action, bindings, key_help
 from localknobs.tui.screens.adapting import AdaptingScreen
 from localknobs.tui.widgets.composer import Composer
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.knob_panel import KnobPanel, PresetRow
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.lines import Lines
@@ -25,7 +25,6 @@ from localknobs.tui.widgets.message_view import MessageView
 from localknobs.tui.widgets.status_line import StatusLine
 from localknobs.tui.widgets.tint_legend import TintLegend
 from localknobs.tui.widgets.transcript import Transcript
-from localknobs.tui.widgets.key_footer import KeyFooter
 
 PANEL_NEEDS = 100
 """Columns from which the panel of knobs is open at the start."""

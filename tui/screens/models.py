@@ -53,12 +53,12 @@ class ModelsScreen(Screen[Wish | None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
     ACTIONS: ClassVar[tuple[Action, ...]] = (
         Action("f1", "help", "Help", "every key of this screen"),
+        Action("n", "get", "Get more", "search the hub and fetch models"),
         Action("slash", "filter", "Filter", "narrow the list down by typing"),
-        Action("s", "sort", "Sort", "sort by the next column, up, then down"),
         Action("f", "forge", "Forge", "make smaller files of the marked model"),
         Action("m", "measure", "Measure", "measure the marked model against the one it was made from"),
-        Action("n", "get", "Get more", "search the hub and fetch models"),
         Action("o", "open", "Open a file", "chat with a file that is not in the list"),
+        Action("s", "sort", "Sort", "sort by the next column, up, then down"),
         Action("d", "delete", "Delete", "delete the marked model's files, after asking"),
         Action("r", "refresh", "Look again", "read the folders again", in_footer=False),
         Action("tab", "other_part", "To the memory", "go to the memory sliders, and back to the list", in_footer=False),

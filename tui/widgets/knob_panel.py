@@ -31,7 +31,7 @@ class PresetRow(Widget, can_focus=True):
     PresetRow:hover { background: $boost; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "other(-1)", "Previous preset", key_display="← →"),
+        Binding("left", "other(-1)", "Other preset", key_display="← →"),
         Binding("right", "other(1)", "Next preset", show=False),
         Binding("enter", "choose", "List presets"),
     ]

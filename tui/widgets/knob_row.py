@@ -60,9 +60,9 @@ class KnobRow(Widget, can_focus=True):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "step(-1)", "Less", show=True, key_display="← →"),
+        Binding("left", "step(-1)", "Turn", show=True, key_display="← →"),
         Binding("right", "step(1)", "More", show=False),
-        Binding("shift+left", "step_wide(-1)", "Much less", show=True, key_display="⇧← ⇧→"),
+        Binding("shift+left", "step_wide(-1)", "Turn far", show=True, key_display="⇧← ⇧→"),
         Binding("shift+right", "step_wide(1)", "Much more", show=False),
         Binding("backspace,delete", "reset", "Reset", show=True, key_display="0"),
         Binding("enter", "open", "Type a value", show=True),
