@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import pytest
 from repository import REPOSITORY
 
 os.environ["TEXTUAL_ANIMATIONS"] = "none"  # read when Textual is imported, so set before any test module is
+# Hundreds of processes are started here. Without kept bytecode each compiles the program again, a quarter of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Its processes ignore Ctrl+C, and what the tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from random_model import END, byte_tokens, write_random_model, write_scripted_model
+from views import FILLERS
 
 from localknobs.engine import LoadSettings, load
 from localknobs.engine.client import Engine
@@ -27,6 +28,25 @@ def open_engine() -> Iterator[Callable[..., Engine]]:
 
     yield start
     for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(scope="module")
+def shared_engine() -> Iterator[Callable[..., Engine]]:
+    """Return `shared_engine(model, **settings)`: one engine for all tests of a module that ask for the same.
+
+    For tests to which it does not matter what was asked before. It is loaded by the first of them, in its home.
+    """
+    engines: dict[str, Engine] = {}
+
+    def get(model: Path, **settings: Any) -> Engine:
+        key = repr((model, sorted(settings.items())))
+        if key not in engines:
+            engines[key] = load(LoadSettings(**{"model": model, "threads": 1, **settings}))
+        return engines[key]
+
+    yield get
+    for engine in engines.values():
         engine.close()
 
 
@@ -51,3 +71,15 @@ def alphabet_model(folder: Path) -> Path:
 def endless_model(folder: Path) -> Path:
     """Writes the alphabet again and again, until its large context is full."""
     return write_scripted_model(folder / "endless.gguf", byte_tokens(ALPHABET + "a"), context=65_536)
+
+
+@pytest.fixture(scope="session")
+def viewed_model(folder: Path) -> Path:
+    """The random model that the sampler view is tried on; `views.py` knows its size."""
+    return write_random_model(folder / "viewed.gguf", fillers=FILLERS, context=1024, seed=5)
+
+
+@pytest.fixture
+def viewed(viewed_model: Path, shared_engine: Callable[..., Engine]) -> Engine:
+    """An engine on it, which other tests have asked before."""
+    return shared_engine(viewed_model)

@@ -42,3 +42,10 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def noise() -> bytes:
     """Return 24 MiB that do not repeat."""
     return random.Random(7).randbytes(24 * 2**20)
+
+
+@pytest.fixture
+def big(hub: LoopbackHub, cache: Path, noise: bytes) -> bytes:
+    """Return the bytes of `maker/big/big.gguf`, 24 MiB."""
+    hub.repos["maker/big"] = Repo({"big.gguf": noise, "notes.md": b"read me"})
+    return noise
