@@ -15,6 +15,7 @@ from localknobs.engine import LoadSettings
 from localknobs.engine.refusals import check_settings
 from localknobs.engine.rope import Rope, rope_notes, rope_of_file, rope_of_load
 from localknobs.engine.target_length import TargetLength, proposed_settings, target_length
+from localknobs.errors import BadValue
 from localknobs.flags import add_knob_flags, chosen
 from localknobs.gguf_info import Header, check_is_model, read_header
 from localknobs.hardware import available_memory_bytes
@@ -22,11 +23,12 @@ from localknobs.library import BUILT_IN, find_model
 
 if TYPE_CHECKING:
     from localknobs.convert.set_keys import KeysWritten
+    from localknobs.evaluate.context_effect import ContextEffect
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of this verb."""
-    parser.usage = "%(prog)s [MODEL] [--target-ctx N | ROPE FLAGS] [-o OUT] [--json]"
+    parser.usage = "%(prog)s [MODEL] [--target-ctx N | ROPE FLAGS] [-o OUT | --measure] [--json]"
     parser.add_argument(
         "model", nargs="?", default=BUILT_IN, help="a GGUF file or a name from `localknobs ls` (default: built-in)"
     )
@@ -38,6 +40,21 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="write a file with these RoPE settings in it; without, only show what they do",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    section = parser.add_argument_group("measuring")
+    section.add_argument(
+        "--measure", action="store_true",
+        help="measure what the scaling does, against the model without it: short prompts (KL divergence, perplexity), "
+        "then perplexity and hidden numbers beyond the trained length; what was measured is kept for the knobs' cards",
+    )  # fmt: skip
+    section.add_argument(
+        "--minutes", metavar="M", type=float, default=2.0,
+        help="time that measuring may take, 0 for as long as it takes; default 2",
+    )  # fmt: skip
+    section.add_argument(
+        "-f", "--text", metavar="F", type=Path, help="UTF-8 text to read; default: one that is shipped"
+    )
+    section.add_argument("--seed", metavar="N", type=int, default=1, help="of every choice; default 1")
+    section.add_argument("--restart", action="store_true", help="measure anew what was measured before")
     add_knob_flags(parser, "context")
 
 
@@ -51,12 +68,39 @@ def run(options: Namespace) -> int:
         proposal = target_length(header, options.target_ctx, settings, available_memory_bytes())
         settings = proposed_settings(settings, options.target_ctx)
     check_settings(header, settings)
+    if options.measure and options.output:
+        raise BadValue("--measure and -o do not go together", "Measure first; then write the file.")
+    measured = _measure(options, header, settings) if options.measure else None
     written = _write(header, settings, options.output) if options.output else None
     if options.json:
-        print_json(_as_json(header, settings, proposal, written))
+        print_json(_as_json(header, settings, proposal, written, measured))
+    elif measured:
+        _print_measured(measured)
     else:
         _print(header, settings, proposal, written)
     return 0
+
+
+def _measure(options: Namespace, header: Header, settings: LoadSettings) -> ContextEffect:
+    from localknobs.cli.remembering import command_line, remember
+    from localknobs.evaluate.context_effect import measure_effect
+    from localknobs.evaluate.context_plan import plan_effect
+    from localknobs.evaluate.model_words import read_model_words
+
+    text = options.text.expanduser() if options.text else None
+    plan = plan_effect(
+        header, settings, read_model_words(options.model).name, text=text, minutes=options.minutes, seed=options.seed,
+        restart=options.restart, command=command_line(),
+    )  # fmt: skip
+    effect = run_job(measure_effect(plan), stopped="What was measured is kept: the same command goes on.")
+    remember([effect.record(plan)])
+    return effect
+
+
+def _print_measured(effect: ContextEffect) -> None:
+    flags = effect.flags or "the scaling in its file"
+    print(facts([("model", f"{effect.model} with {flags}, against {effect.against}"), *effect.lines()]))
+    print(f"\n95% intervals in brackets. Text: {effect.text}. Again: {effect.command}")
 
 
 def _write(header: Header, settings: LoadSettings, output: Path) -> KeysWritten:
@@ -111,8 +155,9 @@ def _speeds(before: Rope, after: Rope, length: int) -> str:
 
 
 def _as_json(
-    header: Header, settings: LoadSettings, proposal: TargetLength | None, written: KeysWritten | None
-) -> dict[str, Any]:
+    header: Header, settings: LoadSettings, proposal: TargetLength | None, written: KeysWritten | None,
+    measured: ContextEffect | None,
+) -> dict[str, Any]:  # fmt: skip
     before, after = rope_of_file(header), rope_of_load(header, settings)
     return {
         "model": str(header.path),
@@ -122,6 +167,7 @@ def _as_json(
         "proposal": asdict(proposal) if proposal else None,
         "notes": rope_notes(header, settings),
         "written": {"path": str(written.path), "cloned": written.cloned} if written else None,
+        "measured": measured.as_mapping() if measured else None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,34 @@ async def test_w_writes_a_file_that_reaches_further_and_it_can_be_chatted_with(o
         await until(pilot, lambda: len(scripted.engines) == 2 and screen.bridge.ready)
         settings = scripted.engine.settings
         assert settings.model == written and (settings.rope_scaling, settings.n_ctx) == ("model", 0)
+
+
+async def test_m_measures_what_the_scaling_does_shows_it_and_keeps_it_for_the_cards(opened, home: Path):
+    folder = models_folder()
+    folder.mkdir(parents=True)
+    write_random_model(folder / "small.gguf", context=512)
+    async with opened() as (pilot, screen):
+        screen.wanted_name = "small"
+        shown = await context(pilot)
+        await pilot.press("m")
+        await until(pilot, lambda: "nothing is scaled" in text_of(shown, "#progress"), seconds=40)
+        row(shown, "target_ctx").change(1024)
+        await until(pilot, lambda: shown.values["rope_scale"] == 2)
+        await pilot.press("m")
+        await until(pilot, lambda: "x stops, what was measured is kept" in text_of(shown, "#progress"))
+        await pilot.press("w")
+        await pilot.pause()
+        assert pilot.app.screen is shown, "one work at a time"
+        await until(pilot, lambda: "reading with" in text_of(shown, "#progress"), seconds=40)
+        await pilot.press("x")
+        await until(pilot, lambda: "Stopped; m goes on." in text_of(shown, "#progress"), seconds=40)
+        found = {"flags": "--rope-scale 2", "against": "small", "lines": [["short prompts", "KLD"]], "notes": ["Why."]}
+        work = pilot.app.works.items[0]
+        assert work.arguments[-2:] == ("--measure", "--json") and "--rope-scaling" in work.arguments
+        work.state, work.output = "done", json.dumps({"written": None, "measured": found})
+        shown._show_work()
+        assert "Measured: --rope-scale 2, against small" in text_of(shown, "#progress")
+        assert "short prompts: KLD ! Why." in text_of(shown, "#progress") and not shown.check_action("chat", ())
 
 
 async def test_a_file_that_cannot_be_written_says_why(opened, home: Path):

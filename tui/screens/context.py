@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -21,25 +19,19 @@ from localknobs.engine.target_length import BY_HAND, TARGET, WAY, TargetLength, 
 from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import Header
 from localknobs.hardware import available_memory_bytes
-from localknobs.jobs import JobEvent
-from localknobs.knobs import KNOBS, Value, defaults, flag_words, knobs_of
-from localknobs.paths import models_folder
+from localknobs.knobs import KNOBS, Value, knobs_of
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
+from localknobs.tui.screens.context_works import CACHE, ContextWorks
 from localknobs.tui.screens.info import show_help
 from localknobs.tui.screens.knob_editing import edit_knob
-from localknobs.tui.screens.text_dialog import TextDialog
-from localknobs.tui.screens.work_screen import WorkScreen
 from localknobs.tui.widgets.field_list import FieldList
 from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.memory_bill import MemoryBill
 from localknobs.tui.widgets.plot import Line, Picture, Plot
-from localknobs.tui.work_text import progress_text
-from localknobs.tui.works import Work
 
 BY_ROPE: tuple[str, ...] = ("rope_scaling", "rope_scale", "rope_freq_base", "yarn_orig_ctx")
-CACHE: tuple[str, ...] = ("cache_type_k", "cache_type_v", "flash_attn")
 WHEN_FULL: tuple[str, ...] = ("context_full", "n_sink", "drop_by", "sliding_window", "park_cache")
 
 
@@ -56,7 +48,7 @@ class ContextChosen:
     model: str = ""
 
 
-class ContextScreen(WorkScreen[ContextChosen | None]):
+class ContextScreen(ContextWorks[ContextChosen | None]):
     """Returns the loading knobs to go on with, or None.
 
     Args:
@@ -90,6 +82,9 @@ class ContextScreen(WorkScreen[ContextChosen | None]):
         Action("f1", "help", "Help", "every key; on a knob, its card"),
         Action("ctrl+l", "apply", "Apply", "use these settings in the chat; the model is loaded again where needed"),
         Action("w", "write", "Write a file", "write a GGUF file that extends its context by itself"),
+        Action(
+            "m", "measure", "Measure", "measure what the scaling does to short prompts and beyond the trained length"
+        ),
         Action("ctrl+t", "chat", "Chat with it", "chat with the file that was written"),
         Action("left_square_bracket", "pair(-1)", "Pair before", "show the rotation of another pair", in_footer=False),
         Action("right_square_bracket", "pair(1)", "Pair after", "the same, the other way", in_footer=False),
@@ -97,24 +92,20 @@ class ContextScreen(WorkScreen[ContextChosen | None]):
             "p", "picture", "Picture", "rotations by pair or by position; both where there is room", in_footer=False
         ),
         Action("d", "standard", "Model's own", "back to what the file says by itself", in_footer=False),
-        Action("x", "stop", "Stop", "stop writing; nothing half is left"),
-        Action("escape", "back", "Back", "go back and change nothing; a file that is being written is written on"),
+        Action("x", "stop", "Stop", "stop writing or measuring; no half file is left, and what was measured is kept"),
+        Action("escape", "back", "Back", "go back and change nothing; writing and measuring go on"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings(ACTIONS),
     ]
-    WORK: ClassVar[str] = "context"
 
     def __init__(self, header: Header, values: Mapping[str, Value]) -> None:
-        super().__init__()
-        self._header = header
-        self.values = dict(values)
+        super().__init__(header, values)
         self._own = rope_of_file(header)
         self._free = available_memory_bytes()
         self._wanted_way = ""
         self._proposal: TargetLength | None = None
         self._unreachable: LocalknobsError | None = None  # why there is no way to the length
-        self._refusal: LocalknobsError | None = None  # that, or why the model cannot be loaded so
         self._pair: int | None = None
 
     def compose(self) -> ComposeResult:
@@ -222,7 +213,7 @@ class ContextScreen(WorkScreen[ContextChosen | None]):
             knob_row.value = shown[knob_row.row.name]
         self._say("#trouble", str(self._refusal or ""))
         rotations = Rotations(self._own, rope_of_load(self._header, settings), self._length)
-        self._say("#about", self._words(rotations))
+        self._say("#about", self._about(rotations))
         self._draw(rotations)
         bill = self.query_one(MemoryBill)
         bill.display = self._refusal is None  # the last one would be of other settings
@@ -230,16 +221,11 @@ class ContextScreen(WorkScreen[ContextChosen | None]):
             bill.price(self._header.path, {**self.values, "n_ctx": self._length})
         self.refresh_bindings()
 
-    def _say(self, place: str, text: str) -> None:
-        line = self.query_one(place, Static)
-        line.display = bool(text)
-        line.update(printable(text))
-
     @property
     def _way(self) -> str:
         return self._proposal.way_of(self.settings) if self._proposal else BY_HAND
 
-    def _words(self, rotations: Rotations) -> str:
+    def _about(self, rotations: Rotations) -> str:
         notes = (*rope_notes(self._header, self.settings), *(self._proposal.notes if self._proposal else ()))
         lines = [*(f"! {text}" for text in notes), rotations.text]
         if self._proposal:
@@ -290,70 +276,11 @@ class ContextScreen(WorkScreen[ContextChosen | None]):
         else:
             self.dismiss(ContextChosen(self.values))
 
-    def action_write(self) -> None:
-        """Ask where to, then write a file with these keys."""
-        if self._active:
-            self.notify("A file is being written already: x stops that.", severity="warning")
-            return
-        if self._refusal:
-            self.notify(str(self._refusal), severity="error", timeout=8)
-            return
-        name = models_folder() / f"{self._header.path.stem}-{self._length}.gguf"
-        note = "A GGUF file with these RoPE settings in it: every program that loads it sees so far by itself."
-        self.app.push_screen(TextDialog("Write a file", str(name), note=note, several_lines=False), self._write_to)
-
-    def _write_to(self, name: str | None) -> None:
-        if not name or not name.strip():
-            return
-        output = Path(name.strip()).expanduser()
-        standard = defaults("loading")
-        changed = {
-            row.name: self.values[row.name]
-            for row in knobs_of("context")
-            if self.values[row.name] != standard[row.name] and row.name not in CACHE
-        }
-        arguments = ["context", str(self._header.path), *flag_words(changed), "-o", str(output), "--json"]
-        self._works.start(self.WORK, output.name, arguments)
-
-    @property
-    def _work(self) -> Work | None:
-        """What is being written of this model, or was last."""
-        of_this = ("context", str(self._header.path))
-        return next((one for one in self._works.items if one.arguments[:2] == of_this), None)
-
-    @property
-    def _written(self) -> Path | None:
-        work = self._work
-        return work.wrote[0] if work and work.state == "done" and work.wrote else None
-
-    def _heard(self, work: Work, event: JobEvent | None) -> None:
-        self._show_work()
-
-    def _show_work(self) -> None:
-        """Say how far the file is, or what came of it."""
-        work, text = self._work, ""
-        if work and work.active:
-            text = f"{progress_text(work)}\nx stops; nothing half is left. Esc leaves, and the file is written on."
-        elif work and work.state == "done":
-            cloned = json.loads(work.output)["written"]["cloned"]
-            how = "weights shared with the source on disk" if cloned else "weights copied"
-            text = f"Written to {self._written} ({how}). Ctrl+T chats with it."
-        elif work:
-            text = "Stopped. Nothing was written." if work.state == "stopped" else work.error
-        self._say("#progress", text)
-        self.refresh_bindings()
-
     def action_chat(self) -> None:
         """Chat with the file that was written: it scales by itself, so the rows of RoPE go back to the model's own."""
         if self._written:
             own = {row.name: row.default for row in knobs_of("context") if row.name not in CACHE}
             self.dismiss(ContextChosen({**self.values, **own}, str(self._written)))
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Offer the written file once there is one, and a stop while one is written."""
-        if action == "stop":
-            return self._active
-        return self._written is not None if action == "chat" else True
 
     def action_back(self) -> None:
         """Go back and change nothing."""
