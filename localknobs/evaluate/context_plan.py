@@ -80,8 +80,8 @@ class EffectPlan:
             minutes: 0 for as long as it takes.
             read: Whether the text is long enough to be read in such chunks.
         """
-        lengths = (self.trained * 3 // 4, (self.trained + reach) // 2, reach - 16)
-        lengths = tuple(length for length in lengths if length >= LEAST_NEEDLE) or (reach,)
+        asked = (self.trained * 3 // 4, (self.trained + reach) // 2, reach - 16)
+        lengths = tuple(length for length in asked if length >= LEAST_NEEDLE) or (reach,)
         return replace(
             self._config(("needle", "position") if read else ("needle",), minutes, self.short_tokens),
             needle_lengths=lengths, needle_depths=NEEDLE_DEPTHS, needles=NEEDLES_A_CELL, position_tokens=reach,
