@@ -79,7 +79,7 @@ class Answering:
             else:
                 await send_json(send, 200, reply.whole("".join(text), tokens, finish, stats, notes))
         except Exception as error:
-            if not stream or not stream.begun:
+            if not stream or not stream.begun or stream.stuck:
                 raise
             scope["failed"] = error  # the status is sent: this error too is the guard's to tell of
             await stream.put(refusal_of(error).body())
@@ -94,11 +94,12 @@ class EventStream:
 
     Attributes:
         begun: Whether the status was sent.
+        stuck: Whether the client takes nothing any more: it cannot be told either.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.begun = False
+        self.begun = self.stuck = False
 
     async def begin(self) -> None:
         """Send the status and the headers."""
@@ -122,6 +123,7 @@ class EventStream:
         try:
             await asyncio.wait_for(self._send(message), SLOWEST_READER_S)
         except TimeoutError:
+            self.stuck = True
             raise Refused(408, f"The client took nothing for {SLOWEST_READER_S:.0f} s.") from None
 
 

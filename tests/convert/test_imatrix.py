@@ -297,6 +297,17 @@ def test_the_file_is_that_of_llama_imatrix(tmp_path):
     assert read_header(file).kind == "imatrix"
 
 
+def test_a_look_that_fails_goes_on_computing_and_is_kept(monkeypatch):
+    """Were it to raise or to say no, llama.cpp would compute no further and return the last call's numbers."""
+    from localknobs.convert.imatrix_collect import Collector
+
+    collector = Collector(process_output=False)
+    monkeypatch.setattr(collector, "_take", lambda pointer: 1 / 0)
+    assert collector.on_tensor(1, False, None) is True
+    assert isinstance(collector.failure, ZeroDivisionError)
+    assert collector.on_tensor(1, True, None) is False and collector.on_tensor(1, False, None) is True
+
+
 def test_merging_adds_sums_and_counts(tmp_path):
     one = Imatrix({"a": entries(2, 4), "b": entries(1, 1)}, ("x",), 2, 512)
     other = Imatrix({"a": entries(3, 6)}, ("x", "y"), 3, 512)
