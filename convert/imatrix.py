@@ -201,14 +201,19 @@ def _end(worker: WorkerProcess) -> None:
     worker.end()
 
 
-def text_bytes(text: Path) -> bytes:
-    """Return what is in a text file; raises `NotFound` or `BadFile` where that is no UTF-8 text."""
+def text_bytes(text: Path, hint: str = "Name a text file with --text.") -> bytes:
+    """Return what is in a text file; raises `NotFound` or `BadFile` where that is no UTF-8 text.
+
+    Args:
+        text: The file.
+        hint: What to do where it cannot be read.
+    """
     try:
         data = text.read_bytes()
     except FileNotFoundError:
-        raise NotFound(f"There is no file {text}", "Name a text file with --text.") from None
+        raise NotFound(f"There is no file {text}", hint) from None
     except OSError as error:
-        raise BadFile(f"{text} cannot be read: {error.strerror}", "Name a text file with --text.") from None
+        raise BadFile(f"{text} cannot be read: {error.strerror}", hint) from None
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -167,12 +167,12 @@ def write_random_model(
     return path
 
 
-def write_recurrent_model(path: Path, *, width: int = 64, state: int = 16, context: int = 512) -> Path:
-    """Write a Mamba of one layer and random weights, whose memory is a state and no list of tokens; return its path."""
+def write_recurrent_model(path: Path, *, layers: int = 1, width: int = 64, state: int = 16, context: int = 512) -> Path:
+    """Write a Mamba of random weights, whose memory is a state and no list of tokens; return its path."""
     writer = gguf.GGUFWriter(path, "mamba")
     inner, rank = 2 * width, 4
     writer.add_name(path.stem)
-    writer.add_block_count(1)
+    writer.add_block_count(layers)
     writer.add_context_length(context)
     writer.add_embedding_length(width)
     writer.add_feed_forward_length(0)
@@ -184,14 +184,14 @@ def write_recurrent_model(path: Path, *, width: int = 64, state: int = 16, conte
     writer.add_ssm_time_step_rank(rank)
     _add_tokenizer(writer, fillers=(), added=(), template=TEMPLATE)
     random = np.random.default_rng(0)
-    shapes = {
-        "token_embd.weight": (SMALLEST_VOCABULARY, width), "output_norm.weight": (width,),
-        "blk.0.attn_norm.weight": (width,), "blk.0.ssm_in.weight": (2 * inner, width),
-        "blk.0.ssm_conv1d.weight": (inner, 4), "blk.0.ssm_conv1d.bias": (inner,),
-        "blk.0.ssm_x.weight": (rank + 2 * state, inner), "blk.0.ssm_dt.weight": (inner, rank),
-        "blk.0.ssm_dt.bias": (inner,), "blk.0.ssm_a": (inner, state), "blk.0.ssm_d": (inner,),
-        "blk.0.ssm_out.weight": (width, inner),
-    }  # fmt: skip
+    shapes = {"token_embd.weight": (SMALLEST_VOCABULARY, width), "output_norm.weight": (width,)}
+    for layer in range(layers):
+        block = {
+            "attn_norm.weight": (width,), "ssm_in.weight": (2 * inner, width), "ssm_conv1d.weight": (inner, 4),
+            "ssm_conv1d.bias": (inner,), "ssm_x.weight": (rank + 2 * state, inner), "ssm_dt.weight": (inner, rank),
+            "ssm_dt.bias": (inner,), "ssm_a": (inner, state), "ssm_d": (inner,), "ssm_out.weight": (width, inner),
+        }  # fmt: skip
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
     for name, shape in shapes.items():
         data = random.standard_normal(shape, np.float32) * shape[-1] ** -0.5
         writer.add_tensor(name, -np.abs(data) if name.endswith("ssm_a") else data)

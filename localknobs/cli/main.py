@@ -39,14 +39,15 @@ VERBS = {
     "diagnose": "from a symptom to the first lever, after a cheap probe on the model",
     "redo": "make a file again, as its card says, and compare",
     "finetune": "train an adapter on examples of yours, on this machine",
+    "control-vector": "make a direction that steers answers, from two lists of prompts",
     "imatrix": "measure which weights matter, for better small files",
     "bench": "measure how fast a model reads and writes, over threads, batches, offload, cache types",
     "knobs": "list every knob, or explain one knob or lever",
     "doctor": "say what this machine and this build can do, and how to mend what is missing",
     "tui": "open the terminal interface (also: localknobs with no verb)",
 }
-_MODULES = {"import": "importing"}
-"""Verbs that are words of Python, and the modules they are in."""
+_MODULES = {"import": "importing", "control-vector": "control_vector"}
+"""Verbs that are no names in Python, and the modules they are in."""
 _EXIT_CODES = {
     "UnknownName": 2,
     "BadValue": 2,
@@ -65,7 +66,7 @@ STOPPED = 130
 
 def help_text() -> str:
     """Return what `localknobs --help` prints; plain text, so that no parser need be imported for it."""
-    lines = "\n".join(f"  {verb:<11} {text}" for verb, text in VERBS.items())
+    lines = "\n".join(f"  {verb:<14} {text}" for verb, text in VERBS.items())
     return (
         "usage: localknobs [VERB] [OPTIONS]\n\n"
         "Every knob you can turn on a model after it is trained, on your own machine.\n"

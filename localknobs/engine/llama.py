@@ -14,6 +14,7 @@ from typing import Any
 from localknobs.engine.binding import lib
 from localknobs.engine.parameters import llama_parameters
 from localknobs.engine.settings import LoadSettings
+from localknobs.engine.templates import ChatTemplate, TemplateRenderer
 from localknobs.errors import BadFile, BadValue, NotEnough
 from localknobs.gguf_info import read_header
 
@@ -301,6 +302,25 @@ class LoadedModel:
         """Return the file's chat template, None when there is none."""
         found = lib.llama_model_chat_template(self.pointer, None)
         return found.decode("utf-8", "replace") if found else None
+
+    def template_with(self, renderer: TemplateRenderer) -> ChatTemplate:
+        """Return the way from messages to tokens of this model.
+
+        Args:
+            renderer: Holds the process that renders.
+        """
+        source = self.chat_template()
+        control_texts, added_texts = self.reserved_texts(source)
+        return ChatTemplate(
+            source,
+            tokenize=self.tokenize,
+            control_texts=control_texts,
+            added_texts=added_texts,
+            begin=self.token_text(int(lib.llama_vocab_bos(self.vocabulary))),
+            end=self.token_text(int(lib.llama_vocab_eos(self.vocabulary))),
+            begin_token=self.begin_token,
+            renderer=renderer,
+        )
 
     def set_threads(self, generation: int, prompt: int) -> None:
         """Set CPU threads for one token and for many."""

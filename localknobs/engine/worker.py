@@ -205,17 +205,7 @@ class Worker:
         self._generator.adapters.take(beside, settings)
         self._settings = settings
         draft_note = self._generator.drafting.note
-        control_texts, added_texts = model.reserved_texts(model.chat_template())
-        self._template = ChatTemplate(
-            model.chat_template(),
-            tokenize=model.tokenize,
-            control_texts=control_texts,
-            added_texts=added_texts,
-            begin=model.token_text(int(llama.lib.llama_vocab_bos(model.vocabulary))),
-            end=model.token_text(int(llama.lib.llama_vocab_eos(model.vocabulary))),
-            begin_token=model.begin_token,
-            renderer=self._renderer,
-        )
+        self._template = model.template_with(self._renderer)
         info = ModelInfo(
             path=str(settings.model),
             name=header.name,

@@ -18,19 +18,10 @@ from localknobs.evaluate.models import PIECE_BYTES, OpenModel
 
 def template_of(worker: Any, one: OpenModel) -> ChatTemplate:
     """Return the way from messages to tokens of a model; made once."""
-    from localknobs.engine.llama import lib
-
     if worker.renderer is None:
         worker.renderer = TemplateRenderer()
     if one.template is None:
-        model = one.model
-        control, added = model.reserved_texts(model.chat_template())
-        one.template = ChatTemplate(
-            model.chat_template(), tokenize=model.tokenize, control_texts=control, added_texts=added,
-            begin=model.token_text(int(lib.llama_vocab_bos(model.vocabulary))),
-            end=model.token_text(int(lib.llama_vocab_eos(model.vocabulary))),
-            begin_token=model.begin_token, renderer=worker.renderer,
-        )  # fmt: skip
+        one.template = one.model.template_with(worker.renderer)
     return one.template
 
 

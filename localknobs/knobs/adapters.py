@@ -23,10 +23,10 @@ ADAPTERS: tuple[Knob, ...] = (
     Knob(
         name="control_vector", lever="finetune", group="Live adapters", kind="texts", default=(), off=(),
         label="control vectors", flags=("--control-vector", "--control-vector-scaled"), applies="next answer",
-        help="Directions that are added to what passes between the layers, each FILE or FILE:SCALE: a GGUF control vector. Below 0 it pushes the other way.",
+        help="Directions that are added to what passes between the layers, each FILE or FILE:SCALE: a GGUF control vector. Below 0 it pushes the other way. `localknobs control-vector` makes one of two lists of prompts.",
         cost="None in speed; one vector a layer in memory. After a change the conversation is read again.",
         fails="Too strong, the model repeats itself or writes noise.",
-        source="Zou 2023, arXiv:2310.01405; llama.cpp common/arg.cpp --control-vector",
+        source="docs/control-vectors.md; Zou 2023, arXiv:2310.01405; llama.cpp common/arg.cpp --control-vector",
     ),
     Knob(
         name="control_vector_layers", lever="finetune", group="Live adapters", kind="text", default="", off="",
