@@ -1,4 +1,4 @@
-"""Writes the tensors of a plan to their places in a file, from all cores, while the system stores what is written.
+"""Writes the tensors of a plan to their places in a file, from all cores.
 
 A tensor is cut into stretches of rows where it can be. What an adapter changes is made on the caller's thread, one
 tensor at a time, so that memory stays at the largest of those. Knows no header and no names of files.
@@ -24,9 +24,7 @@ from localknobs.hardware import logical_cores
 from localknobs.jobs import DISK_FULL
 
 STRETCH_BYTES = 16 << 20
-"""Bytes of the source that one thread takes at a time; after each, the system is told to begin storing them."""
-_KEPT_STRETCHES = 4
-"""Stretches that stay in the system's memory while they are being stored; older ones make room for the next."""
+"""Bytes of the source that one thread takes at a time."""
 _MOST_THREADS = 8
 """The disk is the limit before that many."""
 
@@ -56,7 +54,6 @@ class _Target:
         self.stopped = threading.Event()
         # One at a time: file systems let no two write to one file, and a thread that waits in there burns its core.
         self._turn = threading.Lock()
-        self._being_stored: deque[tuple[int, int]] = deque()
 
     def write(self, data: memoryview, at: int) -> int:
         """Write all of it; return where it ends."""
@@ -65,19 +62,6 @@ class _Target:
                 written = os.pwrite(self.descriptor, data, at)
                 data, at = data[written:], at + written
         return at
-
-    def store(self, offset: int, size: int) -> None:
-        """Have the system begin to store a stretch, so that the last wait is short, and reuse memory of stored ones.
-
-        Memory that is used again is at hand; a whole file of fresh pages costs more than storing it, where the
-        machine is a virtual one, and pushes out what other programs have there.
-        """
-        if not hasattr(os, "posix_fadvise"):
-            return
-        os.posix_fadvise(self.descriptor, offset, size, os.POSIX_FADV_DONTNEED)  # what is not stored yet, is begun
-        self._being_stored.append((offset, size))
-        if len(self._being_stored) > _KEPT_STRETCHES:
-            os.posix_fadvise(self.descriptor, *self._being_stored.popleft(), os.POSIX_FADV_DONTNEED)
 
 
 def reserve(descriptor: int, size_bytes: int) -> None:
@@ -169,6 +153,5 @@ def _write(stretch: _Stretch, target: _Target) -> int:
             f"{stretch.tensor.name} came to {at - stretch.offset} bytes, not {stretch.size_bytes}",
             "Fetch the checkpoint again.",
         )
-    target.store(stretch.offset, stretch.size_bytes)
     last = stretch.rows is None or stretch.rows.stop == stretch.tensor.rows
     return padded(at) - stretch.offset if last else stretch.size_bytes

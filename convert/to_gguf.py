@@ -6,7 +6,6 @@ Families this program knows are converted here; any other goes to llama.cpp's ow
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -98,9 +97,8 @@ def write_plan(plan: ConversionPlan, output: Path, proof: Future[ConversionPlan]
         if len(settled.header) != len(plan.header):
             yield Noted(f"llama.cpp cuts text for it as {settled.vocabulary.names[0]}: written again with that name")
             yield from _write(settled, beside, None)
-        elif settled.header != plan.header:
-            with open(beside, "rb+") as file:
-                file.write(settled.header)
+        with open(beside, "rb+") as file:
+            file.write(settled.header)  # last: a file with a header is complete
     yield Wrote(output)
 
 
@@ -108,7 +106,6 @@ def _write(plan: ConversionPlan, beside: Path, proof: Future[ConversionPlan] | N
     yield Started("converting", plan.size_bytes, "bytes")
     with open(beside, "wb", buffering=0) as file:
         reserve(file.fileno(), plan.size_bytes)
-        os.pwrite(file.fileno(), plan.header, 0)
         yield Advanced(len(plan.header))
         written = len(plan.header)
         with contextlib.closing(write_tensors(plan.tensors, file.fileno(), written)) as writing:

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, Literal, TypeVar
 
 from localknobs.errors import BadValue, NotEnough
+from localknobs.storing import cut_off_files, name_and_store
 
 Result = TypeVar("Result")
 
@@ -167,7 +168,7 @@ _PARTIAL_NAME = re.compile(r"\.(.+)\.(\d+)\.partial$")
 
 @contextlib.contextmanager
 def partial_file(target: Path) -> Iterator[Path]:
-    """Write a large file beside its final name; leaving normally flushes it to disk and renames it over `target`.
+    """Write a large file beside its final name; leaving normally gives it that name and has it stored on the disk.
 
     Leaving by an exception, a closed generator included, removes it. Leftovers of killed processes are removed first.
 
@@ -180,9 +181,7 @@ def partial_file(target: Path) -> Iterator[Path]:
     try:
         with _full_disk_named(target):
             yield beside
-            with open(beside, "rb+") as handle:
-                os.fsync(handle.fileno())
-            os.replace(beside, target)
+            name_and_store(beside, target)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -235,13 +234,14 @@ def _full_disk_named(target: Path) -> Iterator[None]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return the partial files and folders in a folder whose process is gone."""
+    """Return the partial files and folders in a folder whose process is gone, or whose machine stopped too early."""
     named = ((file, _PARTIAL_NAME.fullmatch(file.name)) for file in folder.glob(f".*{PARTIAL}"))
-    return sorted(file for file, found in named if found and not _is_alive(int(found[2])))
+    partial = [file for file, found in named if found and not _is_alive(int(found[2]))]
+    return sorted([*partial, *cut_off_files(folder)])
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove the partial files and folders in a folder whose process is gone; return them."""
+    """Remove what `leftovers` returns; return what could be removed."""
     removed = []
     for file in leftovers(folder):
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ the limits below, whatever the file claims. Source: ggml/docs/gguf.md and gguf.c
 
 from __future__ import annotations
 
+import shlex
 import stat
 from pathlib import Path
 from struct import Struct, calcsize
@@ -15,6 +16,7 @@ from localknobs.ggml_types import GGML_TYPES
 from localknobs.gguf_info.header import ArrayInfo, Header, Metadata, TensorInfo
 from localknobs.gguf_info.leap import WORTH_IT, guess_end_of_texts
 from localknobs.gguf_info.window import FIRST_READ, LARGEST_READ, CutShort, Stream, Window
+from localknobs.storing import was_cut_off
 
 MAX_KEYS, MAX_KEPT_NUMBERS = 65_536, 512
 MAX_TENSORS = 131_072  # DeepSeek with every expert by itself has 46,000
@@ -49,6 +51,11 @@ def read_header(path: Path, *, skim: bool = False) -> Header:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             raise BadFile(f"{path} is no ordinary file", "Give a .gguf file on disk.")  # a pipe would block for ever
+        if was_cut_off(path):
+            raise BadFile(
+                f"{path} was not yet stored when the machine stopped, and parts of it are lost",
+                f"Make it again: localknobs redo {shlex.quote(str(path))}",
+            )
         with path.open("rb", buffering=0) as file:
             return parse_header(file, status.st_size, path, skim=skim)
     except FileNotFoundError:

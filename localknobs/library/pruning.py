@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localknobs.errors import LocalknobsError
-from localknobs.jobs import leftovers, remove_file_or_folder
+from localknobs.jobs import PARTIAL, leftovers, remove_file_or_folder
 from localknobs.library.sources import SOURCES
 from localknobs.library.walk import Report, bytes_on_disk, walk
 from localknobs.paths import cache_folder, config_folder, data_folder, models_folder
@@ -66,7 +66,9 @@ def _dead_jobs() -> Iterator[Leftover]:
     for top in (models_folder(), data_folder(), config_folder(), cache_folder()):
         for folder, _ in walk(top, Report()):
             for path in leftovers(Path(folder)):
-                yield Leftover(path, _size(path), "written by a process that is gone")
+                gone = path.suffix == PARTIAL
+                reason = "written by a process that is gone" if gone else "not stored whole when the machine stopped"
+                yield Leftover(path, _size(path), reason)
 
 
 def _given_up_downloads(days: float) -> Iterator[Leftover]:
