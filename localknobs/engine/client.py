@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import count
@@ -201,6 +202,26 @@ class Engine:
         """
         reply = self._ask({"do": "spell", "tokens": list(tokens)})
         return tuple(bytes.fromhex(spelling) for spelling in reply["spellings"])
+
+    def embed(self, text: str | Sequence[int]) -> tuple[array[float], int]:
+        """Return a text as one vector of length 1, and how many tokens were read for it.
+
+        The model's last hidden states are pooled as its file says, by their mean where it says nothing. What the cache
+        held is gone.
+
+        Args:
+            text: Any text, or tokens as they are.
+
+        Raises:
+            BadValue: there is no such token, or none at all.
+            ContextFull: it does not fit.
+            Unsupported: the model gives no vectors.
+        """
+        if not len(text):
+            raise BadValue("An empty text has no vector", "Give a text.")
+        given = {"text": text} if isinstance(text, str) else {"tokens": list(text)}
+        reply = self._ask({"do": "embed", **given})
+        return array("f", bytes.fromhex(reply["vector"])), int(reply["tokens"])
 
     def grammar_of_schema(self, schema: Mapping[str, Any]) -> str:
         """Return the grammar (GBNF) of the JSON texts that a JSON schema allows, for the knob `grammar`.

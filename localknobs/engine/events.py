@@ -263,6 +263,7 @@ class ModelInfo:
         recommended: The file's own `general.sampling.*` values as knob values, may be empty.
         system_info: llama.cpp's line of CPU and backend features.
         devices: Names of the devices that hold layers.
+        pooling: How its file makes one vector of a text's states, such as `mean`; empty where it says nothing.
         notes: What was decided at load and why (threads, extra buffers, context size).
     """
 
@@ -279,4 +280,5 @@ class ModelInfo:
     recommended: Mapping[str, Value] = field(default_factory=dict)
     system_info: str = ""
     devices: tuple[str, ...] = ()
+    pooling: str = ""
     notes: tuple[str, ...] = ()

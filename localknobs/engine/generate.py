@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from localknobs.engine.adapters import Adapters
 from localknobs.engine.answer import Answer
 from localknobs.engine.binding import lib
@@ -15,6 +18,7 @@ from localknobs.engine.cache_files import ParkedCaches
 from localknobs.engine.cache_snapshot import CachesBySetting
 from localknobs.engine.controls import Controls
 from localknobs.engine.drafting import Drafting
+from localknobs.engine.embedding import embedding_of, pooling_of
 from localknobs.engine.events import Event, Finished, FinishReason, Looked, Noted, PromptRead, Stats
 from localknobs.engine.llama import ABORTED, LoadedModel
 from localknobs.engine.lookback import Lookback
@@ -25,7 +29,7 @@ from localknobs.engine.steps import LAST_ROW
 from localknobs.engine.templates import Prompt
 from localknobs.engine.threads import AdaptiveThreads, ThreadTuner
 from localknobs.engine.timing import seconds_of
-from localknobs.errors import BadValue, LocalknobsError
+from localknobs.errors import BadValue, ContextFull, LocalknobsError
 from localknobs.gguf_info import Header
 from localknobs.knobs import Value
 
@@ -57,6 +61,7 @@ class Generator:
         send: Callable[[Event], None],
     ) -> None:
         self.model = model
+        self._header = header
         self.cache = TokenCache(model)
         self.adapters = Adapters(model, header)
         self._caches = CachesBySetting(self.cache)
@@ -230,6 +235,24 @@ class Generator:
         self.put_adapters_on()
         self.cache.clear()
         return seconds_of(self.model, **counts)
+
+    def embed(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the vector of a text, see `embedding.embedding_of`; the cache is empty after it.
+
+        Raises:
+            ContextFull: it does not fit.
+            Unsupported: the model gives no vectors.
+        """
+        pooling = pooling_of(self._header)
+        if len(tokens) > self.model.context_size:
+            raise ContextFull(
+                f"The text has {len(tokens):,} tokens, and the context holds {self.model.context_size:,}",
+                "Cut the text into parts, or load the model with a larger context (-c).",
+                needed_tokens=len(tokens), available_tokens=self.model.context_size,
+            )  # fmt: skip
+        self.put_adapters_on()
+        self.cache.clear()
+        return embedding_of(self.model, tokens, pooling)
 
     @property
     def threads(self) -> int:

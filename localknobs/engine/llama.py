@@ -272,6 +272,11 @@ class LoadedModel:
         """The begin token that every text must start with; -1 where the model wants none."""
         return int(lib.llama_vocab_bos(self.vocabulary)) if lib.llama_vocab_get_add_bos(self.vocabulary) else -1
 
+    @property
+    def end_token(self) -> int:
+        """The end token that every whole text ends with; -1 where the model wants none."""
+        return int(lib.llama_vocab_eos(self.vocabulary)) if lib.llama_vocab_get_add_eos(self.vocabulary) else -1
+
     def reserved_texts(self, template: str | None) -> tuple[set[str], set[str]]:
         """Return the spellings that a user's text must not become, as control texts and added texts.
 

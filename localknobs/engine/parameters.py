@@ -104,6 +104,7 @@ def _fill_context(context: Any, settings: LoadSettings, header: Header, size: in
     context.n_ubatch = min(settings.n_ubatch, context.n_batch)
     context.n_threads = context.n_threads_batch = threads
     context.no_perf = True
+    context.pooling_type = lib.LLAMA_POOLING_TYPE_NONE  # see embedding.py
     context.type_k = _TYPE_NUMBERS[settings.cache_type_k]
     context.type_v = _TYPE_NUMBERS[settings.cache_type_v]
     context.flash_attn_type = _FLASH_TYPES[settings.flash_attn]

@@ -114,6 +114,10 @@ class Worker:
             self._write(protocol.to_line({"count": len(self._prompt(command).tokens)}))
         elif command["do"] == "tokenize":
             self._write(protocol.to_line({"tokens": self._tokenize(command)}))
+        elif command["do"] == "embed":
+            tokens = self._embedded_tokens(command)
+            data = self._generator.embed(tokens).tobytes()
+            self._write(protocol.to_line({"vector": data.hex(), "tokens": len(tokens)}))
         elif command["do"] == "spell":
             spellings = [self._generator.model.spelling(token).hex() for token in self._known(command["tokens"])]
             self._write(protocol.to_line({"spellings": spellings}))
@@ -167,6 +171,14 @@ class Worker:
         begins = command["begin"] and model.begin_token >= 0
         return [model.begin_token, *tokens] if begins else tokens
 
+    def _embedded_tokens(self, command: dict[str, Any]) -> list[int]:
+        """Return what is read for a text's vector: its tokens between those that the model wants around a text."""
+        if "tokens" in command:
+            return self._known(command["tokens"])
+        model = self._generator.model
+        tokens = self._tokenize({"text": command["text"], "special": False, "begin": True})
+        return [*tokens, model.end_token] if model.end_token >= 0 else tokens
+
     def _known(self, tokens: list[int]) -> list[int]:
         """Return the tokens; one that does not exist would end the process in C."""
         size = self._generator.model.vocabulary_size
@@ -189,7 +201,7 @@ class Worker:
         if header.chat_template:
             self._renderer.start()  # starts up while the model loads
 
-        from localknobs.engine import drafting, generate, llama
+        from localknobs.engine import drafting, embedding, generate, llama
 
         llama.send_log_to_stderr()
         tuners, threads = self._threads(settings.threads)
@@ -220,6 +232,7 @@ class Worker:
             recommended=header.sampling,
             system_info=llama.lib.llama_print_system_info().decode("utf-8", "replace").strip(),
             devices=devices,
+            pooling=embedding.named_pooling(header),
             notes=(*plan.notes, *adapter_notes, *([draft_note] if draft_note else [])),
         )
         self._write(protocol.to_line({"loaded": {name: getattr(info, name) for name in ModelInfo.__slots__}}))

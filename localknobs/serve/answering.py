@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -33,18 +34,7 @@ class Answering:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer until all is said or the client has left; raises what goes wrong while nothing was sent."""
-        writing = asyncio.ensure_future(self._write(scope, send))
-        leaving = asyncio.ensure_future(client_left(receive))
-        try:
-            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if writing.done():
-                writing.result()
-            else:
-                scope["said"] = "the client left; the answer was stopped"
-        finally:
-            writing.cancel()
-            leaving.cancel()
-            await asyncio.gather(writing, leaving, return_exceptions=True)
+        await while_there(self._write(scope, send), scope, receive)
 
     async def _write(self, scope: Scope, send: Send) -> None:
         question, reply = self._question, self._reply
@@ -84,6 +74,22 @@ class Answering:
             scope["failed"] = error  # the status is sent: this error too is the guard's to tell of
             await stream.put(refusal_of(error).body())
             await stream.end()
+
+
+async def while_there(work: Coroutine[Any, Any, None], scope: Scope, receive: Receive) -> None:
+    """Do the work of a reply as long as the client is there; raises what it raises."""
+    writing = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(client_left(receive))
+    try:
+        await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if writing.done():
+            writing.result()
+        else:
+            scope["said"] = "the client left; the answer was stopped"
+    finally:
+        writing.cancel()
+        leaving.cancel()
+        await asyncio.gather(writing, leaving, return_exceptions=True)
 
 
 class EventStream:

@@ -7,10 +7,12 @@ from time import time
 from typing import Any
 
 from localknobs import version
+from localknobs.errors import LocalknobsError
 from localknobs.knobs import KNOBS
-from localknobs.serve.answering import Answering
+from localknobs.serve.answering import Answering, while_there
 from localknobs.serve.asgi import Receive, Scope, Send, json_object, json_value, send_bytes, send_json
 from localknobs.serve.desk import Desk
+from localknobs.serve.embeddings import embeddings_reply, texts_of
 from localknobs.serve.fields import switch
 from localknobs.serve.questions import chat_question, text_question
 from localknobs.serve.refused import Refused, refusal_of
@@ -36,6 +38,7 @@ class Paths:
             "/models": {"GET": self.models},
             "/chat/completions": {"POST": self.chat},
             "/completions": {"POST": self.text},
+            "/embeddings": {"POST": self.embeddings},
             "/health": {"GET": self.health},
         }
         self._paths: dict[str, dict[str, Answer]] = {
@@ -86,6 +89,36 @@ class Paths:
         question = text_question(body, self._desk.engine.info.context_size, len(self._desk.adapters))
         reply = Reply(self._names[0], chat=False, scored=question.likeliest >= 0, echo=question.echo)
         await Answering(self._desk, question, reply)(scope, receive, send)
+
+    async def embeddings(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Return texts as vectors, each in a turn of its own: others need not wait for a long list."""
+        body = await self._body(scope, receive)
+        asked = texts_of(body)
+
+        async def work() -> None:
+            vectors, tokens = [], 0
+            for at, one in enumerate(asked.inputs):
+                try:
+                    vector, count = await self._desk.ask(lambda engine, text=one: engine.embed(text))  # type: ignore[misc]
+                except LocalknobsError as error:
+                    raise refusal_of(error, f"input[{at}]") from None
+                vectors.append(vector)
+                tokens += count
+            scope["said"] = f"{len(vectors)} vectors of {tokens:,} tokens"
+            await send_json(
+                send, 200,
+                embeddings_reply(self._names[0], vectors, tokens, encoded=asked.encoded, notes=self._vector_notes()),
+            )  # fmt: skip
+
+        await while_there(work(), scope, receive)
+
+    def _vector_notes(self) -> tuple[str, ...]:
+        if self._desk.engine.info.pooling:
+            return ()
+        return (
+            "This model was not made for vectors: they are the mean of its last hidden states, and similar texts may "
+            "be told apart badly. Models such as Qwen3-Embedding are made for it.",
+        )
 
     async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
         """Return the body of a question to this model."""

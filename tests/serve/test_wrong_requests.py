@@ -117,7 +117,7 @@ def test_an_unknown_model_names_the_one_that_is_served(server: Served):
 
 
 def test_unknown_paths_and_methods(server: Served):
-    lost = server.client.get("/v1/embeddings")
+    lost = server.client.get("/v1/rerank")
     assert lost.status_code == 404 and "/v1/chat/completions" in lost.json()["error"]["message"]
     wrong = server.client.get(CHAT)
     assert wrong.status_code == 405 and "POST" in wrong.json()["error"]["message"]
