@@ -39,7 +39,9 @@ def bound_socket(host: str, port: int) -> socket.socket:
             f"--host cannot be {host!r}", "It takes an IP address: 127.0.0.1 for this machine alone, 0.0.0.0 for all."
         ) from None
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named: asyncio sends small pieces at once (TCP_NODELAY) only where it is. Else a token may wait
+    # for the client's acknowledgement of the one before; not within one machine, but over a network.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((str(address), port))

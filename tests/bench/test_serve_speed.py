@@ -32,7 +32,7 @@ class Client:
 
     def __init__(self, url: str) -> None:
         host, port = url.removeprefix("http://").split(":")
-        self._connection = socket.create_connection((host, int(port)))
+        self._connection = socket.create_connection((host, int(port)), timeout=60)
         self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._host = host
 

@@ -1,8 +1,9 @@
-"""How an answer is written to a client that takes nothing: it is waited for once, and the answer stops."""
+"""How an answer is written: piece by piece at once; a client that takes nothing is waited for once, and it stops."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -14,6 +15,7 @@ from localknobs.serve.answering import Answering
 from localknobs.serve.questions import Question
 from localknobs.serve.refused import Refused
 from localknobs.serve.replies import Reply
+from localknobs.serve.server import bound_socket
 
 
 class EndlessDesk:
@@ -29,6 +31,29 @@ class EndlessDesk:
                 await asyncio.sleep(0)
         finally:
             self.stopped = True
+
+
+def test_a_piece_is_sent_at_once_and_waits_for_no_acknowledgement():
+    """It is asyncio that asks for it, of connections whose protocol is named."""
+    found = []
+
+    async def listen() -> None:
+        done = asyncio.Event()
+
+        def taken(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            found.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            done.set()
+
+        with bound_socket("127.0.0.1", 0) as bound:
+            async with await asyncio.start_server(taken, sock=bound):
+                _, writer = await asyncio.open_connection(*bound.getsockname())
+                await done.wait()
+                writer.close()
+
+    asyncio.run(listen())
+    assert found == [1]
 
 
 def test_a_client_that_takes_nothing_is_waited_for_once_and_stops_the_answer(monkeypatch: pytest.MonkeyPatch):
