@@ -23,12 +23,19 @@ def _names_of_knobs() -> dict[str, Knob]:
 KNOB_NAMES = _names_of_knobs()
 """Field to knob, such as `temperature` to the row `temp`."""
 
+NO_TOOLS = (
+    "Tools are not supported (describe the function in the prompt, and have its arguments written by `response_format` "
+    "with a JSON schema)"
+)
+"""What is said where a request has tools."""
+_ONE_ANSWER = "One answer a request is written (for several, ask again with other seeds: the prompt is not read again)"
+
 _UNSUPPORTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "tools": (lambda value: value == [], "Tools are not supported"),
-    "functions": (lambda value: value == [], "Tools are not supported"),
-    "tool_choice": (lambda value: value in ("none", "auto"), "Tools are not supported"),
-    "n": (lambda value: value == 1, "One answer a request is written"),
-    "best_of": (lambda value: value == 1, "One answer a request is written"),
+    "tools": (lambda value: value == [], NO_TOOLS),
+    "functions": (lambda value: value == [], NO_TOOLS),
+    "tool_choice": (lambda value: value in ("none", "auto"), NO_TOOLS),
+    "n": (lambda value: value == 1, _ONE_ANSWER),
+    "best_of": (lambda value: value == 1, _ONE_ANSWER),
     "suffix": (lambda value: value == "", "Text after the answer is not supported"),
     "modalities": (lambda value: value == ["text"], "Only text is supported"),
     "audio": (lambda value: False, "Only text is supported"),

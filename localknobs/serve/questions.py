@@ -8,7 +8,7 @@ from typing import Any
 
 from localknobs.engine import Message
 from localknobs.knobs import Value
-from localknobs.serve.fields import sampling_of, switch
+from localknobs.serve.fields import NO_TOOLS, sampling_of, switch
 from localknobs.serve.refused import Refused
 from localknobs.serve.scales import scales_of
 
@@ -111,12 +111,13 @@ def _messages(given: Any) -> list[Message]:
         if not isinstance(message, dict):
             raise Refused(400, f"`{where}` must be an object with a role and a content.", param=where)
         role = message.get("role")
+        if role in ("tool", "function") or message.get("tool_calls"):
+            param = f"{where}.tool_calls" if message.get("tool_calls") else f"{where}.role"
+            raise Refused(400, f"{NO_TOOLS}.", param=param, code="unsupported")
         if not isinstance(role, str) or role not in _ROLES:
             raise Refused(
                 400, f"`{where}.role` must be one of system, developer, user, assistant.", param=f"{where}.role"
             )
-        if message.get("tool_calls"):
-            raise Refused(400, "Tools are not supported.", param=f"{where}.tool_calls", code="unsupported")
         messages.append(Message(role=_ROLES[role], content=_text(message.get("content"), where)))  # type: ignore[typeddict-item]
     return messages
 

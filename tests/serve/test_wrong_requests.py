@@ -39,6 +39,8 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
         (CHAT, {"messages": USER, "top_logprobs": 2}, "top_logprobs", "needs `logprobs`"),
         (CHAT, {"messages": USER, "n": 2}, "n", "One answer"),
         (CHAT, {"messages": USER, "tools": [{"type": "function"}]}, "tools", "not supported"),
+        (CHAT, {"messages": [*USER, {"role": "tool", "content": "7"}]}, "messages[1].role", "with a JSON schema"),
+        (CHAT, {"messages": [*USER, {"role": "assistant", "tool_calls": [{}]}]}, "messages[1].tool_calls", "Tools are"),
         (CHAT, {"messages": USER, "response_format": "json"}, "response_format", "json_object"),
         (CHAT, {"messages": USER, "response_format": {"type": "json_schema"}}, "response_format", "JSON schema"),
         (CHAT, {"messages": USER, "json_schema": {}, "grammar": 'root ::= "a"'}, "json_schema", "both"),
