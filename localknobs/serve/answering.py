@@ -127,7 +127,8 @@ class EventStream:
     async def _body(self, data: bytes, more: bool) -> None:
         message = {"type": "http.response.body", "body": data, "more_body": more}
         try:
-            await asyncio.wait_for(self._send(message), SLOWEST_READER_S)
+            async with asyncio.timeout(SLOWEST_READER_S):  # `wait_for` would make a task of every piece
+                await self._send(message)
         except TimeoutError:
             self.stuck = True
             raise Refused(408, f"The client took nothing for {SLOWEST_READER_S:.0f} s.") from None
