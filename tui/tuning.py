@@ -19,6 +19,8 @@ from localknobs.units import time_text
 
 POINTS_DRAWN, MEANS_DRAWN = 120, 60
 """Most points of a curve on the screen, and of the noisy one of the batches."""
+_LATE_STEPS = 10
+"""Steps whose mean is the drift of now."""
 _LARGEST_RATIO = 20.0
 """From this ratio of the largest to the smallest loss on, the height is logarithmic."""
 
@@ -48,6 +50,7 @@ def plan_text(plan: Mapping[str, Any], emphasis: str) -> Text:
         f"{plan['shortest']:,} to {plan['longest']:,} tokens long, half of them under {plan['median']:,}; "
         f"{cut or 'none is cut'}",
         f"{plan['tokens']:,} tokens a reading, {plan['learned']:,} of them learned; {plan['steps']:,} steps in all",
+        *([f"{plan['rehearsal']:,} old rows are rehearsed, against forgetting"] if plan.get("rehearsal") else []),
         *([f"about {time_text(plan['seconds'])} for steps and looks"] if plan.get("seconds") else []),
         "", str(plan["price"]), *(f"! {text}" for text in plan["notes"]), "",
         *(f"auto: {text}" for text in plan["recipe"]["reasons"]),
@@ -80,6 +83,9 @@ def state_text(work: Work, curves: Curves) -> str:
     if curves.loss:
         best = f", lowest held-out loss {curves.best[1]:.3f} at step {curves.best[0]:,}" if curves.best else ""
         lines.append(f"loss {curves.loss[-1][1]:.3f}, {curves.tokens_per_s:,.0f} tokens/s{best}")
+    if curves.drift:
+        late = [drift for _, drift in curves.drift[-_LATE_STEPS:]]
+        lines.append(f"drift from the base at old rows {sum(late) / len(late):.4f} nats a token")
     return "\n".join([*lines, *(f"! {sign}" for sign in signs_of(curves))])
 
 

@@ -47,6 +47,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--held-out", metavar="F", type=Path, help="examples that are only measured; default: a share of DATA")
     add("--general", metavar="F", type=Path, help=
         "text or examples whose loss shows what is forgotten; default: a shipped text, of many kinds")  # fmt: skip
+    add("--rehearsal", metavar="F", type=Path, help=
+        "text or examples at which it is held to what BASE says, against forgetting; default: a shipped text, of many "
+        "kinds, or what belongs to the shipped set")  # fmt: skip
     add("--sample", metavar="PROMPT", action="append", default=[], help=
         "what the model is asked now and then, once or more; default: the first held-out question")  # fmt: skip
     add("--answers", metavar="N", type=int, default=50, help=
@@ -63,6 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Check, train, and say what came of it."""
     from localknobs.cli.curves_bar import CurvesBar
+    from localknobs.convert.imatrix import shipped_text as calibration_text
     from localknobs.evaluate.stages import shipped_text
     from localknobs.tune.config import TuneConfig
     from localknobs.tune.curves import curves_file
@@ -78,6 +82,7 @@ def run(options: Namespace) -> int:
     shipped = options.data in SHIPPED and not Path(options.data).exists()
     held_out = options.held_out or (shipped_examples(options.data, "-held-out") if shipped else None)
     general = options.general or (shipped_examples(options.data, "-general") if shipped else shipped_text())
+    old = options.rehearsal or (shipped_examples(options.data, "-rehearsal") if shipped else calibration_text())
     plan = plan_finetune(
         TuneConfig(
             base=_base(options.base),
@@ -86,6 +91,7 @@ def run(options: Namespace) -> int:
             checkpoint=options.checkpoint.expanduser() if options.checkpoint else None,
             held_out=held_out.expanduser() if held_out else None,
             general=general.expanduser(),
+            rehearsal=old.expanduser(),
             knobs=chosen(options, "fine-tuning"),
             samples=tuple(options.sample),
             answers=max(0, options.answers),
@@ -178,6 +184,7 @@ def _show_data(plan: TunePlan, result: TuneResult, as_json: bool) -> None:
         ("lengths", f"{data['shortest']:,} to {data['longest']:,} tokens, median {data['median']:,}"),
         ("duplicates", f"{plan.duplicates:,}"),
         ("cut", f"{data['cut']:,}" + (f", the first at line {data['cut_line']:,}" if data["cut"] else "")),
+        ("rehearsed", f"{data['rehearsal']:,} old rows"),
         ("steps", f"{data['steps']:,}"),
         ("time", f"about {time_text(data['seconds'])} for steps and looks, by two steps with one and two layers"),
     ]))  # fmt: skip

@@ -158,6 +158,22 @@ FINETUNE: tuple[Knob, ...] = (
         source="localknobs",
     ),
     Knob(
+        name="rehearsal_share", lever="finetune", group="Against forgetting", kind="float", default=0.5, low=0.0, high=0.9,
+        step=0.05, off=0.0, label="rehearsal", flags=("--rehearsal-share",), applies="new file",
+        help="Share of the rows of each step that are old ones (--rehearsal), read beside the batch: there the model is held to "
+        "what its base says, by their divergence (KL). Nothing that is learned or measured is among them.",
+        cost="Time: each old row costs what a new one of its length does. No memory but 260 bytes a token of them.",
+        fails="0: what was not in the data is forgotten. High: slow; the pull back outweighs few new rows.",
+        source="Learning without forgetting, arXiv:1606.09282; experience replay, arXiv:1811.11682",
+    ),
+    Knob(
+        name="rehearsal_weight", lever="finetune", group="Against forgetting", kind="float", default=1.0, low=0.0, high=100.0,
+        live_high=10.0, step=0.1, off=0.0, label="pull to base", flags=("--rehearsal-weight",), applies="new file",
+        help="Weight of the divergence from the base at old rows, against the loss of the new ones.",
+        cost="None.", fails="Too high: the new is learned slowly. Too low: as without rehearsal.",
+        source="KL regularisation to the base, arXiv:1909.08593, section 2",
+    ),
+    Knob(
         name="train_seed", lever="finetune", group="Training", kind="int", default=1, low=0, high=2**31 - 1, label="seed",
         flags=("--seed",), applies="new file", help="Of the order of the data, the adapter's first values and dropout.",
         cost="None.", fails="Another seed, another result: small differences mean nothing.", source="PyTorch",

@@ -24,6 +24,7 @@ class TuneConfig:
         checkpoint: Folder with config and tokenizer of a GGUF file; None to look for it.
         held_out: File of examples that are only measured; None to keep a share of `data` back.
         general: A text or examples of another kind, whose loss shows what else is forgotten; None to measure none.
+        rehearsal: A text or examples at which the model is held to what its base says; None for no rehearsal.
         knobs: Values of the fine-tuning knobs; what is missing has its default.
         samples: Prompts that are answered now and then; none for the first held-out example's.
         answers: Most held-out questions that the model answers before and after.
@@ -39,6 +40,7 @@ class TuneConfig:
     checkpoint: Path | None = None
     held_out: Path | None = None
     general: Path | None = None
+    rehearsal: Path | None = None
     knobs: Mapping[str, Value] = field(default_factory=dict)
     samples: tuple[str, ...] = ()
     answers: int = 50

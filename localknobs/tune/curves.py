@@ -47,6 +47,7 @@ class Curves:
         steps: Steps that are planned.
         loss: Of the batch of each step, nats a token.
         rate: Learning rate of each step.
+        drift: How far each step was from the base at old rows, nats a token; empty without rehearsal.
         held_out, general: Losses at the looks, the first at step 0.
         next_token: Share of held-out tokens that are the likeliest.
         samples: Answers, oldest first.
@@ -56,6 +57,7 @@ class Curves:
     steps: int = 0
     loss: Points = field(default_factory=list)
     rate: Points = field(default_factory=list)
+    drift: Points = field(default_factory=list)
     held_out: Points = field(default_factory=list)
     general: Points = field(default_factory=list)
     next_token: Points = field(default_factory=list)
@@ -86,7 +88,7 @@ class Curves:
             return
         self.steps = int(record.get("steps", self.steps))
         self.kept = int(record.get("kept", self.kept))
-        for name in ("loss", "rate", "held_out", "general", "next_token"):
+        for name in ("loss", "rate", "drift", "held_out", "general", "next_token"):
             if isinstance(record.get(name), int | float):
                 getattr(self, name).append((step, float(record[name])))
         if record.get("tokens") and record.get("took"):

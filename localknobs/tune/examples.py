@@ -45,7 +45,7 @@ class Example:
     @property
     def key(self) -> str:
         """A hash of what it says."""
-        return hashlib.sha256(json.dumps(self.messages).encode()).hexdigest()
+        return _mark(self.messages)
 
     @property
     def most_tokens(self) -> int:
@@ -104,6 +104,39 @@ def split(examples: Sequence[Example], share: float) -> tuple[list[Example], lis
     for example in examples:
         kept[int(example.key[:8], 16) < border].append(example)
     return kept
+
+
+def apart_from(examples: Sequence[Example], others: Sequence[Example]) -> tuple[list[Example], int]:
+    """Return examples without what others have too, and how many questions and lines of texts were left out.
+
+    Args:
+        examples: Those that are kept where they are new: of a conversation what the last answer is given to counts,
+            of a text each line.
+        others: What must not be in them.
+    """
+    known = {mark for example in others for mark in _marks(example)}
+    kept, left_out = [], 0
+    for example in examples:
+        seen = _marks(example) & known
+        left_out += len(seen)
+        if seen and example.kind == "text":
+            lines = [line for line in example.messages[0][1].split("\n") if _mark(line.strip()) not in seen]
+            example = Example(example.line, "text", (("", "\n".join(lines)),))
+        if not seen or (example.kind == "text" and example.messages[0][1].strip()):
+            kept.append(example)
+    return kept, left_out
+
+
+def _marks(example: Example) -> set[str]:
+    """Return hashes of what an example is found by in another set."""
+    if example.kind == "chat":
+        return {_mark(example.messages[:-1])}
+    lines = (line.strip() for line in example.messages[0][1].split("\n"))
+    return {_mark(line) for line in lines if line}
+
+
+def _mark(said: Any) -> str:
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _example(number: int, line: str) -> Example:

@@ -204,12 +204,16 @@ def _told(message: Mapping[str, Any], plan: TunePlan, result: TuneResult) -> Job
                 f"{result.data['cut_line']:,}: --seq-length",
                 "warning",
             )
-        if asked := _asked(plan):
-            yield Started("answers before", asked, "questions")
     elif "begun" in message:
         if message["begun"]:
             yield Noted(f"Taken up after step {message['begun']:,} of {message['steps']:,}, where it was stopped.")
             yield Started("training", message["steps"], "steps", done=message["begun"])
+        elif asked := _asked(plan):
+            yield Started("answers before", asked, "questions")
+    elif "noting" in message:
+        yield Started("noting what the base says", message["noting"], "old rows")
+    elif "noted" in message:
+        yield Advanced(message["noted"])
     elif "before" in message:
         result.before = message["before"]
         yield Started("training", result.data["steps"], "steps")
@@ -294,7 +298,10 @@ def _order(plan: TunePlan, folder: Path, checkpoint: Path | None = None, *, look
         "resume": state.is_file() and not look_only and not config.restart, "look_only": look_only,
         "learn": [example.as_order() for example in plan.learn],
         "held_out": [example.as_order() for example in plan.held_out],
-        "general": [example.as_order() for example in plan.general], "samples": list(config.samples),
+        "general": [example.as_order() for example in plan.general],
+        "rehearsal": [example.as_order() for example in plan.rehearsal],
+        "rehearsal_share": values["rehearsal_share"] if plan.rehearsal else 0.0,
+        "rehearsal_weight": values["rehearsal_weight"], "samples": list(config.samples),
         "answers": config.answers, "curves": str(curves_file(config.output)),
         "rank": recipe.rank, "alpha": recipe.alpha, "rate": recipe.rate, "epochs": recipe.epochs,
         "length": recipe.length, "modules": plan.base.modules.names, "dropout": values["lora_dropout"],
@@ -321,6 +328,7 @@ def _card(plan: TunePlan, result: TuneResult) -> dict[str, Any]:
                for name, found in (("before", result.before), ("after", result.after))}  # fmt: skip
     return {
         "base": str(plan.config.base.absolute()), "data": str(plan.config.data.absolute()),
+        "rehearsal": str(plan.config.rehearsal.absolute()) if plan.config.rehearsal and plan.rehearsal else None,
         "fingerprint": plan.fingerprint, "knobs": plan.values, "recipe": asdict(plan.recipe),
         "method": plan.base.method, "quantized_base": plan.base.quantized,
         "modules": plan.base.modules.names, "parameters": plan.price.trained_parameters,
@@ -353,7 +361,7 @@ def price_text(plan: TunePlan) -> str:
     cost = plan.price
     text = (
         f"{plan.base.method}: {cost.trained_parameters:,} values are trained; up to {size_text(cost.total)} of memory "
-        f"(weights {size_text(cost.base)}, training {size_text(cost.trained)}, "
+        f"(weights {size_text(cost.base)}, training {size_text(cost.trained + cost.noted)}, "
         f"activations {size_text(cost.activations)})"
     )
     return text + (f"; the base is quantized to {plan.base.quantized} first" if plan.base.quantized else "")

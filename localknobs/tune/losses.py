@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from localknobs.tune.encode import Encoded
 from localknobs.tune.packing import packed_batch
@@ -13,7 +13,18 @@ _SORTED_TOGETHER = 16
 """Batches' worth of examples that are sorted by length, so that a batch has few empty places."""
 
 
-def batches_of(examples: Sequence[Encoded], size: int, seed: int, epoch: int) -> list[list[Encoded]]:
+class Row(Protocol):
+    """What is put into batches."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of the row."""
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+def batches_of(examples: Sequence[AnyRow], size: int, seed: int, epoch: int) -> list[list[AnyRow]]:
     """Return the batches of one reading of the data, in the order of the seed and the reading."""
     chance = random.Random(f"{seed} {epoch}")
     order = list(range(len(examples)))
@@ -37,13 +48,28 @@ def summed_loss(model: Any, batch: Sequence[Encoded], device: str, pack: int = 0
     """
     import torch
 
+    logits, targets = placed_logits(model, batch, device, pack)
+    chosen = logits.float()
+    loss = torch.nn.functional.cross_entropy(chosen, targets, reduction="sum")
+    return loss, int(targets.numel()), int((chosen.argmax(-1) == targets).sum())
+
+
+def placed_logits(model: Any, batch: Sequence[Encoded], device: str, pack: int = 0) -> tuple[Any, Any]:
+    """Return what a model says at each learned place of a batch, row after row, and the token that stands there.
+
+    Args:
+        model: What computes it.
+        batch: The examples.
+        device: Where the model is.
+        pack: As `summed_loss` has it.
+    Shapes:
+        logits: (learned places, vocabulary).  tokens: (learned places).
+    """
     given, wanted = packed_batch(batch, pack) if pack else _padded_batch(batch)
     given, wanted = {name: value.to(device) for name, value in given.items()}, wanted[:, 1:].to(device)
     logits = model(**given, use_cache=False).logits[:, :-1]
     places = wanted != -100
-    chosen, targets = logits[places].float(), wanted[places]
-    loss = torch.nn.functional.cross_entropy(chosen, targets, reduction="sum")
-    return loss, int(targets.numel()), int((chosen.argmax(-1) == targets).sum())
+    return logits[places], wanted[places]
 
 
 def _padded_batch(batch: Sequence[Encoded]) -> tuple[dict[str, Any], Any]:
@@ -77,7 +103,7 @@ def mean_loss(model: Any, examples: Sequence[Encoded], size: int, device: str) -
     return total / max(1, count), right / max(1, count)
 
 
-def endless(examples: Sequence[Encoded], size: int, seed: int, done: int) -> Iterator[list[Encoded]]:
+def endless(examples: Sequence[AnyRow], size: int, seed: int, done: int) -> Iterator[list[AnyRow]]:
     """Yield batches for ever, reading after reading, from the batch on at which `done` others were taken."""
     per_epoch = -(-len(examples) // size)
     epoch, skip = divmod(done, per_epoch)

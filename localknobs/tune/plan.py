@@ -16,9 +16,10 @@ from localknobs.knobs import Value
 from localknobs.ledger import fingerprint as fingerprint_of
 from localknobs.tune.base import Base, find_base
 from localknobs.tune.config import Recipe, TuneConfig, choose
-from localknobs.tune.examples import Example, read_examples, split
+from localknobs.tune.examples import Example, apart_from, read_examples, split
 from localknobs.tune.price import TRAINED_BYTES, Price, price
 from localknobs.tune.ranks import count_here
+from localknobs.tune.rehearsal import CHAT_LENGTH, MOST_PLACES, NOTED_BYTES
 from localknobs.units import size_text
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors")
@@ -40,6 +41,7 @@ class TunePlan:
         price: What it takes.
         learn, held_out: The examples.
         general: What shows forgetting by its loss; empty for none.
+        rehearsal: What is read beside the new, against forgetting; empty for none.
         duplicates: Examples that say the same as an earlier one.
         run_folder: Where a stopped run leaves its state.
         fingerprint: Of everything that shapes the result.
@@ -54,6 +56,7 @@ class TunePlan:
     learn: tuple[Example, ...]
     held_out: tuple[Example, ...]
     general: tuple[Example, ...]
+    rehearsal: tuple[Example, ...]
     duplicates: int
     run_folder: Path
     fingerprint: str
@@ -98,14 +101,16 @@ def plan_finetune(config: TuneConfig) -> TunePlan:
         raise BadValue(
             f"Examples of {recipe.length:,} tokens are longer than the model's {trained_length:,}", "Give --seq-length."
         )
+    general = read_examples(config.general) if config.general else []
+    rehearsal = _rehearsal(config, values, (*learn, *held_out, *general), notes)
     longest = min(recipe.length, max(example.most_tokens for example in (*learn, *held_out)))
-    cost = _price(longest, recipe, values, base)
+    cost = _price(longest, recipe, values, base, rehearsal)
     notes += _told(cost, int(_number(values["train_batch"])))
-    general = tuple(read_examples(config.general)) if config.general else ()
-    fingerprint = _fingerprint(config, values, (*learn, *held_out), general, base)
+    fingerprint = _fingerprint(config, values, (learn, held_out, general, rehearsal), base)
     return TunePlan(
         config=config, values=values, recipe=recipe, base=base, price=cost, learn=tuple(learn),
-        held_out=tuple(held_out), general=general, duplicates=_duplicates(examples), run_folder=run_folder,
+        held_out=tuple(held_out), general=tuple(general), rehearsal=tuple(rehearsal),
+        duplicates=_duplicates(examples), run_folder=run_folder,
         fingerprint=fingerprint, notes=tuple(notes),
     )  # fmt: skip
 
@@ -122,7 +127,22 @@ def _check_output(output: Path) -> None:
         raise BadValue(f"{output} exists", "Name another folder with -o, or remove it first.")
 
 
-def _price(longest: int, recipe: Recipe, values: dict[str, Value], base: Base) -> Price:
+def _rehearsal(
+    config: TuneConfig, values: dict[str, Value], others: Sequence[Example], notes: list[str]
+) -> list[Example]:
+    """Return what is rehearsed; nothing of it is learned otherwise or measured, or the measure would say nothing."""
+    if not config.rehearsal or not values["rehearsal_share"] or not values["rehearsal_weight"]:
+        return []
+    kept, left_out = apart_from(read_examples(config.rehearsal), others)
+    if left_out:
+        what = "is left out" if kept else "was all there is: nothing is rehearsed"
+        notes.append(
+            f"{left_out:,} questions or lines of {config.rehearsal.name} are also learned or measured: {what}."
+        )
+    return kept
+
+
+def _price(longest: int, recipe: Recipe, values: dict[str, Value], base: Base, rehearsal: Sequence[Example]) -> Price:
     cards = graphics_cards()
     nvidia = [card for card in cards if card.vendor == "nvidia"]
     available = nvidia[0].memory_bytes if nvidia else available_memory_bytes() // count_here()
@@ -137,16 +157,20 @@ def _price(longest: int, recipe: Recipe, values: dict[str, Value], base: Base) -
     largest = max(
         [setting("vocab_size") * setting("hidden_size"), *(rows * cols for rows, cols in base.modules.shapes)]
     )
+    old = [min(CHAT_LENGTH, recipe.length, example.most_tokens) for example in rehearsal if example.kind == "chat"]
+    old += [example.most_tokens for example in rehearsal if example.kind == "text"]
+    longest_old = min(max(old, default=0), CHAT_LENGTH, recipe.length)
     scratch = min(_SCRATCH_VALUES, largest) * _SCRATCH_BYTES
     frozen = base.stored_bytes + scratch if base.stored_bytes else base.parameters * item_bytes
     cost = price(
         base=base.parameters * 4 if whole else frozen, trained=base.parameters if whole else trained,
         each=TRAINED_BYTES if whole else TRAINED_BYTES + 4,  # an adapter's own values are not the base's
-        batch=int(_number(values["train_batch"])), longest=longest, layers=base.modules.layers,
+        noted=min(MOST_PLACES, sum(old)) * NOTED_BYTES, batch=int(_number(values["train_batch"])),
+        longest=max(longest, longest_old), layers=base.modules.layers,
         width=setting("hidden_size"), vocabulary=setting("vocab_size"), item_bytes=item_bytes, available=available,
     )  # fmt: skip
     if available and cost.total > available:
-        weights = cost.base + cost.trained
+        weights = cost.base + cost.trained + cost.noted
         if weights > available:
             less = "" if base.method == "qlora" else "; --method qlora keeps the base in 4 bits"
             raise NotEnough(
@@ -176,9 +200,7 @@ def _duplicates(examples: Sequence[Example]) -> int:
     return len(examples) - len({example.key for example in examples})
 
 
-def _fingerprint(
-    config: TuneConfig, values: dict[str, Value], examples: Sequence[Example], general: Sequence[Example], base: Base
-) -> str:
+def _fingerprint(config: TuneConfig, values: dict[str, Value], read: Sequence[Sequence[Example]], base: Base) -> str:
     """Return what tells whether a stopped run is this one; a checkpoint by its config and the size of its files."""
     if config.base.is_dir():
         files = sorted(
@@ -190,7 +212,7 @@ def _fingerprint(
         files = [(fingerprint_of(config.base), config.base.stat().st_size)]
     shaping = {name: value for name, value in values.items() if name != "sample_steps"}
     said = [
-        shaping, [example.key for example in examples], [example.key for example in general],
+        shaping, [[example.key for example in examples] for examples in read],
         dict(base.settings), files, base.method, base.quantized, config.answers,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()

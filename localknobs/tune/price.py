@@ -23,6 +23,7 @@ class Price:
     Args:
         base: The model's weights.
         trained: What is kept of each value that is trained.
+        noted: What the base says at old rows, for rehearsal.
         activations: What is kept for the way back, at the longest examples.
         checkpointing: Whether each layer is computed twice to keep less.
         trained_parameters: How many values are trained.
@@ -35,16 +36,17 @@ class Price:
     checkpointing: bool
     trained_parameters: int
     at_once: int
+    noted: int = 0
 
     @property
     def total(self) -> int:
         """All of it, the program included."""
-        return self.base + self.trained + self.activations + _PROGRAM_BYTES
+        return self.base + self.trained + self.noted + self.activations + _PROGRAM_BYTES
 
 
 def price(
-    *, base: int, trained: int, each: int = TRAINED_BYTES, batch: int, longest: int, layers: int, width: int,
-    vocabulary: int, item_bytes: int, available: int,
+    *, base: int, trained: int, each: int = TRAINED_BYTES, noted: int = 0, batch: int, longest: int, layers: int,
+    width: int, vocabulary: int, item_bytes: int, available: int,
 ) -> Price:  # fmt: skip
     """Return what a training takes: the whole batch at once if it fits, else less of it, else with layers twice.
 
@@ -52,6 +54,7 @@ def price(
         base: Bytes of the model's weights.
         trained: Values that are trained.
         each: Bytes kept of each of them.
+        noted: Bytes of what the base says at old rows.
         batch: Examples in a batch.
         longest: Tokens of the longest of them.
         layers: Of the base.
@@ -67,7 +70,7 @@ def price(
         kept = int(tokens * layers * width * _ACTIVATIONS * item_bytes)
         if checkpointing:  # one layer, and what goes into each
             kept = kept // max(1, layers) + tokens * layers * width * item_bytes
-        return Price(base, trained * each, kept + head, checkpointing, trained, count)
+        return Price(base, trained * each, kept + head, checkpointing, trained, count, noted)
 
     ways = [at(count, False) for count in _halves(batch) if count == batch or count * longest >= _ENOUGH_TOKENS]
     ways += [at(count, True) for count in _halves(batch)]

@@ -56,8 +56,8 @@ def _forgetting(curves: Curves, kept: Mapping[str, float]) -> str:
     if now <= before + max(_MUCH_NATS, _MUCH * before):
         return ""
     return (
-        f"Forgetting: the loss of general text rose by {now / before - 1:.0%}. Lower --lr or --epochs, take a lower "
-        "rank, or mix general examples into the data."
+        f"Forgetting: the loss of general text rose by {now / before - 1:.0%}. Rehearse more, or more like it "
+        "(--rehearsal-share, --rehearsal), or lower --lr or --epochs, or the rank."
     )
 
 

@@ -45,7 +45,7 @@ def arguments_of(config: TuneConfig) -> list[str]:
     words = ["finetune", str(config.base.absolute()), str(config.data.absolute()), "-o", str(config.output.absolute())]
     files = {
         "--checkpoint": config.checkpoint, "--held-out": config.held_out, "--general": config.general,
-        "--curves": config.picture,
+        "--rehearsal": config.rehearsal, "--curves": config.picture,
     }  # fmt: skip
     for flag, path in files.items():
         words += [flag, str(path.absolute())] if path else []

@@ -13,8 +13,9 @@ from localknobs.convert.child import Say
 from localknobs.errors import BadFile, LocalknobsError
 from localknobs.paths import written_whole
 from localknobs.tune.encode import Encoded
-from localknobs.tune.losses import endless, mean_loss, rate_at, summed_loss
+from localknobs.tune.losses import AnyRow, endless, mean_loss, rate_at, summed_loss
 from localknobs.tune.ranks import Ranks
+from localknobs.tune.rehearsal import OldRow, noted, old_beside, summed_divergence
 from localknobs.tune.trainee import answer, set_trained_state, trained_state, trained_values
 
 SAVE_S, SAVE_SHARE = 60.0, 20
@@ -49,6 +50,7 @@ class Material:
 
     Args:
         learn, held_out, general: To learn from, held out, and text of another kind.
+        rehearsal: Old rows, at which it is held to what the base says; none for no rehearsal.
         questions: Held-out ones: tokens, most tokens of an answer, and the one that is right.
         samples: Fixed prompts: text, tokens, and most tokens of an answer.
     """
@@ -58,6 +60,7 @@ class Material:
     general: list[Encoded]
     questions: list[tuple[list[int], int, str]]
     samples: list[tuple[str, list[int], int]]
+    rehearsal: list[Encoded] = field(default_factory=list)
 
 
 class Training:
@@ -65,9 +68,9 @@ class Training:
 
     Args:
         order: Numbers of the training: `rate`, `steps`, `batch`, `at_once`, `pack`, `accumulation`, `warmup`,
-            `schedule`, `decay`, `patience`, `look_every`, `sample_every`, `seed`, `state` (a file),
-            `fingerprint`, `resume`.
-        trainee: The base with its adapter.
+            `schedule`, `decay`, `rehearsal_share`, `rehearsal_weight`, `patience`, `look_every`, `sample_every`,
+            `seed`, `state` (a file), `fingerprint`, `resume`.
+        trainee: The base with its adapter, as yet untrained: old rows are noted with it.
         material: What it reads.
         tokenizer: Of the base.
         say: Tells the parent.
@@ -91,11 +94,13 @@ class Training:
         )
         self._best_state = trained_state(trainee)
         self._save_took = 0.0
+        self._old: list[OldRow] = []
         self.progress = Progress()
 
     def run(self) -> bool:
         """Train; return whether it came to its end, and was not stopped by the parent."""
         order = self._order
+        self._note_old_rows()
         if order["resume"]:
             self._restore()
         progress = self.progress
@@ -107,11 +112,12 @@ class Training:
             self.sample()
         began = saved_at = monotonic()
         earlier = progress.seconds
-        batches = endless(
-            self._material.learn, order["batch"], order["seed"], progress.step * order["accumulation"]
-        )  # fmt: skip
+        done = progress.step * order["accumulation"]
+        batches = endless(self._material.learn, order["batch"], order["seed"], done)
+        beside = old_beside(order["batch"], order["rehearsal_share"])
+        old_batches = endless(self._old, beside, order["seed"], done) if self._old else None
         while progress.step < order["steps"]:
-            said = self._step(batches)
+            said = self._step(batches, old_batches)
             progress.seconds = earlier + monotonic() - began
             self._say({"step": progress.step, **said})
             last = progress.step == order["steps"]
@@ -137,7 +143,14 @@ class Training:
         """Return what the adapter that is kept reaches."""
         return {**self._look(), "right": self._right()}
 
-    def _step(self, batches: Any) -> dict[str, float]:
+    def _note_old_rows(self) -> None:
+        """Note what the base says at old rows, before anything is trained or put back."""
+        rows = self._material.rehearsal
+        if rows:
+            self._say({"noting": len(rows)})
+            self._old = noted(self._trainee, rows, self._order["at_once"], self._device, self._say)
+
+    def _step(self, batches: Iterator[list[Encoded]], old_batches: Iterator[list[OldRow]] | None) -> dict[str, float]:
         import torch
 
         order, progress = self._order, self.progress
@@ -153,6 +166,7 @@ class Training:
             (loss / learned).backward()
             total += float(loss.detach())
             tokens += sum(len(example.tokens) for example in part)
+        drift, read = self._hold(old_batches) if old_batches else ({}, 0)
         mean = self._ranks.added(total) / learned
         if not math.isfinite(mean) and not progress.step:
             raise LocalknobsError(
@@ -169,9 +183,22 @@ class Training:
         self._optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.losses.append(mean)
-        return {"loss": mean, "rate": rate, "tokens": tokens, "took": round(monotonic() - began, 6)}
+        took = round(monotonic() - began, 6)
+        return {"loss": mean, **drift, "rate": rate, "tokens": tokens + read, "took": took}
 
-    def _pieces(self, batches: Sequence[Sequence[Encoded]]) -> Iterator[Sequence[Encoded]]:
+    def _hold(self, old_batches: Iterator[list[OldRow]]) -> tuple[dict[str, float], int]:
+        """Add the pull back to the base at old rows to the gradients; return their divergence, and the tokens read."""
+        parts = [next(old_batches) for _ in range(self._order["accumulation"])]
+        places = sum(len(row.rest) for part in parts for row in part)
+        total, read = 0.0, 0
+        for part in self._ranks.share(list(self._pieces(parts))):
+            divergence = summed_divergence(self._trainee, part, self._device)
+            (self._order["rehearsal_weight"] * divergence / places).backward()
+            total += float(divergence.detach())
+            read += sum(len(row.tokens) for row in part)
+        return {"drift": self._ranks.added(total) / places}, read
+
+    def _pieces(self, batches: Sequence[Sequence[AnyRow]]) -> Iterator[Sequence[AnyRow]]:
         """Cut batches into what is computed at once: the order of the data must not depend on the memory there is."""
         for batch in batches:
             size = min(self._order["at_once"], -(-len(batch) // self._ranks.count))

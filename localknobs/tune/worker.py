@@ -21,6 +21,7 @@ from localknobs.tune.curves import CurveLog
 from localknobs.tune.encode import Encoded, Encoder, load_tokenizer
 from localknobs.tune.packing import check_packing
 from localknobs.tune.ranks import Ranks
+from localknobs.tune.rehearsal import CHAT_LENGTH, TEXT_LENGTH, chosen_rows, old_beside
 from localknobs.tune.timing import estimated_seconds
 from localknobs.tune.trainee import load_trainee, save_trained, seed_again
 from localknobs.tune.training import Material, Training
@@ -57,9 +58,11 @@ def _run(order: dict[str, Any], say: Say) -> None:
     held_out = _encoded(encoder, order["held_out"])
     look = _data_look(tokenizer, learn, held_out)
     numbers = _numbers(order, len(learn))
+    rehearsal = _old_rows(tokenizer, numbers)
+    look["rehearsal"] = len(rehearsal)
     if order["look_only"]:
         read = sum(len(example.tokens) for example in held_out) + GENERAL_TOKENS * bool(order["general"])
-        look["seconds"] = estimated_seconds(numbers, learn, read) if learn else 0.0
+        look["seconds"] = estimated_seconds(numbers, learn, rehearsal, read) if learn else 0.0
     say({"data": {**look, "steps": numbers["steps"]}})
     if order["look_only"]:
         return
@@ -76,7 +79,7 @@ def _run(order: dict[str, Any], say: Say) -> None:
         seed_again(order["seed"] + ranks.rank)
     material = Material(
         learn, held_out, _first(general, GENERAL_TOKENS), _questions(tokenizer, encoder, order),
-        _samples(tokenizer, encoder, order),
+        _samples(tokenizer, encoder, order), rehearsal,
     )  # fmt: skip
     log = None if ranks.rank else CurveLog(Path(order["curves"]))
 
@@ -104,6 +107,17 @@ def _run(order: dict[str, Any], say: Say) -> None:
 
 def _encoded(encoder: Encoder, examples: Sequence[Mapping[str, Any]]) -> list[Encoded]:
     return [part for example in examples for part in encoder.encode(example)]
+
+
+def _old_rows(tokenizer: Any, order: Mapping[str, Any]) -> list[Encoded]:
+    """Return what is rehearsed: as much of it as the steps can read."""
+    encoders = {
+        kind: Encoder(tokenizer, min(length, order["length"]))
+        for kind, length in (("chat", CHAT_LENGTH), ("text", TEXT_LENGTH))
+    }
+    rows = [part for example in order["rehearsal"] for part in encoders[example["kind"]].encode(example)]
+    read = order["steps"] * order["accumulation"] * old_beside(order["batch"], order["rehearsal_share"])
+    return chosen_rows(rows, read, order["seed"])
 
 
 def _first(examples: Sequence[Encoded], most: int) -> list[Encoded]:
