@@ -19,6 +19,8 @@ from localknobs.errors import BadFile, BadValue, NotFound
 SHIPPED = {"flags": "wishes in plain words, answered by the flags of `localknobs chat` that grant them"}
 """The example sets that come with the program."""
 ROLES = ("system", "user", "assistant", "tool")
+_TELLING_LETTERS = 20
+"""Fewer letters in a line of a text are in many texts, such as a line of code that only closes something."""
 _SHAREGPT = {"human": "user", "gpt": "assistant"}
 _ASKED, _ANSWERED = ("prompt", "instruction", "question"), ("completion", "response", "output", "answer")
 _FORMS = (
@@ -120,7 +122,7 @@ def apart_from(examples: Sequence[Example], others: Sequence[Example]) -> tuple[
         seen = _marks(example) & known
         left_out += len(seen)
         if seen and example.kind == "text":
-            lines = [line for line in example.messages[0][1].split("\n") if _mark(line.strip()) not in seen]
+            lines = [line for line in example.messages[0][1].split("\n") if _mark(_bare(line)) not in seen]
             example = Example(example.line, "text", (("", "\n".join(lines)),))
         if not seen or (example.kind == "text" and example.messages[0][1].strip()):
             kept.append(example)
@@ -130,9 +132,14 @@ def apart_from(examples: Sequence[Example], others: Sequence[Example]) -> tuple[
 def _marks(example: Example) -> set[str]:
     """Return hashes of what an example is found by in another set."""
     if example.kind == "chat":
-        return {_mark(example.messages[:-1])}
-    lines = (line.strip() for line in example.messages[0][1].split("\n"))
-    return {_mark(line) for line in lines if line}
+        return {_mark([(role, _bare(content)) for role, content in example.messages[:-1]])}
+    lines = (_bare(line) for line in example.messages[0][1].split("\n"))
+    return {_mark(line) for line in lines if len(line) >= _TELLING_LETTERS}
+
+
+def _bare(text: str) -> str:
+    """Return letters and digits alone: another case or a missing question mark makes no other question."""
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def _mark(said: Any) -> str:

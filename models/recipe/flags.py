@@ -1,8 +1,8 @@
 """Write the example set `flags` of `localknobs finetune`: wishes in plain words, answered by the flags that grant them.
 
-`python models/recipe/flags.py`: 800 training examples among 400 of what the built-in model knows already, without which it
-would answer everything with flags; 100 held-out tasks in sentences that no training example has; and 60 other questions
-of the old kind, whose loss shows forgetting. The model knows the knobs but was never taught to write a command.
+`python models/recipe/flags.py`: 1,200 training examples; 100 held-out tasks in sentences that no training example has; 60
+questions of what the built-in model knows already, whose loss shows forgetting; and 1,600 other ones to rehearse, without
+which it would answer everything with flags. The model knows the knobs but was never taught to write a command.
 """
 
 from __future__ import annotations
@@ -59,20 +59,36 @@ def known(count: int, seed: int, seen: set[str]) -> list[str]:
 
 
 def main() -> None:
-    """Write the three files."""
+    """Write the four files."""
     folder = Path(__file__).resolve().parents[2] / "localknobs" / "tune" / "data"
     chance, seen = random.Random(7), set()
-    for name, frames, count, key in (("flags", TRAINED, 800, "completion"), ("flags-held-out", HELD_OUT, 100, "answer")):
-        lines = known(400, 11, seen) if name == "flags" else []
-        count += len(lines)
-        while len(lines) < count:
-            wish, command = example(chance, frames)
-            if wish not in seen:
-                seen.add(wish)
-                lines.append(json.dumps({"prompt": wish, key: command}) + "\n")
-        chance.shuffle(lines)
+    old, files = known(400, 11, seen), {}
+    files["flags"] = wishes(800, TRAINED, "completion", chance, seen)
+    chance.shuffle([*old, *files["flags"]])  # as it was when both were one file, so that what measures stays the same
+    files["flags-held-out"] = wishes(100, HELD_OUT, "answer", chance, seen)
+    chance.shuffle(files["flags-held-out"])
+    files["flags-general"] = known(60, 12, seen)
+    files["flags"] += wishes(400, TRAINED, "completion", random.Random(8), seen)
+    measured = {bare(line) for line in files["flags-general"]}
+    files["flags-rehearsal"] = [line for line in old + known(1210, 13, seen) if bare(line) not in measured][:1600]
+    for name, lines in files.items():
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "flags-general.jsonl").write_text("".join(known(60, 12, seen)), encoding="utf-8")
+
+
+def bare(line: str) -> str:
+    """Return the letters and digits of a line's question: another case or a missing question mark is the same question."""
+    return "".join(filter(str.isalnum, json.loads(line)["prompt"].casefold()))
+
+
+def wishes(count: int, frames: tuple[str, ...], key: str, chance: random.Random, seen: set[str]) -> list[str]:
+    """Return wishes that were not seen before, with their commands, as lines."""
+    lines: list[str] = []
+    while len(lines) < count:
+        wish, command = example(chance, frames)
+        if wish not in seen:
+            seen.add(wish)
+            lines.append(json.dumps({"prompt": wish, key: command}) + "\n")
+    return lines
 
 
 if __name__ == "__main__":
