@@ -119,7 +119,6 @@ def test_a_rehearsed_training_stays_nearer_to_its_base_and_goes_on_where_it_was(
         for weight in (100.0, 0.001)
     )
     assert len(drift_of(held)) == 8 and sum(drift_of(held)) < 0.7 * sum(drift_of(free))
-    assert held.losses[-1] > free.losses[-1], "and learns more slowly for it"
     card = json.loads((held.folder / CARD).read_text())
     assert card["rehearsal"] == str(OLD) and card["knobs"]["rehearsal_weight"] == 100.0
     config = rehearsed(base, tmp_path, "stopped", 100.0)
