@@ -8,6 +8,7 @@ from pathlib import Path
 
 from localknobs.convert.imatrix import text_bytes
 from localknobs.errors import BadFile, BadValue
+from localknobs.paths import written_whole
 
 MOST_LINES = 10_000
 """Prompts of a list that are taken: each is a pass of the model, and its states are held until the end."""
@@ -22,13 +23,18 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         NotFound, BadFile: it is missing, no UTF-8 text, or too long.
         BadValue: it holds no prompt.
     """
-    lines = text_bytes(path, "Name a list of prompts, one a line.").decode("utf-8-sig").split("\n")
-    prompts = tuple(unescaped(line.removesuffix("\r")) for line in lines if line.strip())
+    lines = prompt_lines(text_bytes(path, "Name a list of prompts, one a line.").decode("utf-8-sig"))
+    prompts = tuple(map(unescaped, lines))
     if not prompts:
         raise BadValue(f"{path} holds no prompt", "Write one a line; a line break inside a prompt is written \\n.")
     if len(prompts) > MOST_LINES:
         raise BadFile(f"{path} holds {len(prompts):,} prompts, and {MOST_LINES:,} can be read", "Take fewer of them.")
     return prompts
+
+
+def prompt_lines(text: str) -> list[str]:
+    """Return the lines of a text that are prompts: those that are not empty."""
+    return [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
 
 
 def read_pairs(positive: Path, negative: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -45,6 +51,26 @@ def read_pairs(positive: Path, negative: Path) -> tuple[tuple[str, ...], tuple[s
             "They are taken as pairs, line by line: give both the same number.",
         )
     return more, less
+
+
+def save_lists(output: Path, positive: str, negative: str) -> tuple[Path, Path]:
+    """Write two lists beside the vector that will be made of them; return their paths.
+
+    Raises:
+        BadValue: the place cannot be written.
+    """
+    written = []
+    try:
+        for which, text in (("positive", positive), ("negative", negative)):
+            path = output.with_suffix(f".{which}.txt")
+            with written_whole(path) as beside:
+                beside.write_text("\n".join([*prompt_lines(text), ""]), encoding="utf-8")
+            written.append(path)
+    except OSError as error:
+        raise BadValue(
+            f"{output.parent} cannot be written: {error.strerror or error}", "Choose another name."
+        ) from None
+    return written[0], written[1]
 
 
 def unescaped(line: str) -> str:

@@ -67,7 +67,7 @@ async def test_one_is_chosen_scaled_and_written_with(opened, scripted, files):
         await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
         listed = pilot.app.screen.query_one(OptionList)
         options = [listed.get_option_at_index(at) for at in range(listed.option_count)]
-        assert [option.disabled for option in options] == [False, False, True, False]
+        assert [option.disabled for option in options] == [False, False, True, False, False]
         assert "in built-in.gguf it is 256 x 128" in str(options[2].prompt)
         await choose(pilot, screen, *"mine", "enter")
         await until(pilot, lambda: isinstance(screen.focused, AdapterRow), "the slider")

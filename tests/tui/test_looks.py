@@ -11,7 +11,7 @@ import measured
 import pytest
 from scripted_engine import arrived, finished, until
 from textual.message import Message
-from textual.widgets import Static
+from textual.widgets import Checkbox, Static
 
 from localknobs import jobs
 from localknobs.ab.price import BothBills
@@ -26,6 +26,7 @@ from localknobs.tui.app import LocalknobsApp
 from localknobs.tui.downloads import Download
 from localknobs.tui.pricing import Advised, Priced
 from localknobs.tui.screens import ab, measure, models, work_screen
+from localknobs.tui.screens.steering import SteeringScreen
 from localknobs.tui.widgets import candidates, memory_bill, report_view, side_setup
 from localknobs.tui.widgets.adapter_rows import AdapterRow
 from localknobs.tui.widgets.composer import Composer
@@ -74,6 +75,27 @@ def test_adapters(snap_compare, scripted, size):
         await talk(pilot, scripted, "what do you know")
         await pilot.press("alt+a", "down")
         await until(pilot, lambda: isinstance(screen.focused, AdapterRow) and screen.focused.number == 2)
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_steering(snap_compare, scripted, size):
+    async def before(pilot: Any) -> None:
+        screen = pilot.app.screen
+        await until(pilot, lambda: screen.query("#knob-temp") and screen.bridge.ready)
+        layers = [
+            {"layer": at, "agree": 1.0, "explained": 0.2 + 0.05 * at, "apart": 20.0 * at, "state": 80.0 + 20 * at}
+            for at in range(1, 6)
+        ]
+        work = Work("control-vector", "unsure.gguf", (), state="done", output=json.dumps({"layers": layers}))
+        pilot.app.works.items.append(work)
+        pilot.app.push_screen(SteeringScreen("built-in", {}))
+        await until(pilot, lambda: isinstance(pilot.app.screen, SteeringScreen) and pilot.app.screen.query(Checkbox))
+        pilot.app.screen.query_one(Checkbox).focus()  # which has no cursor that blinks
+        await pilot.press("ctrl+o")
+        await until(pilot, lambda: "Made unsure.gguf" in str(pilot.app.screen.query_one("#state", Static).render()))
+        await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
 

@@ -33,7 +33,7 @@ from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.knob_panel import KnobPanel
 from localknobs.tui.widgets.knob_row import KnobRow
 
-_BY_PATH = "by path"
+_BY_PATH, _MAKE = "by path", "make"
 _TITLES: dict[AdapterKind, str] = {"adapter": "LoRA adapter", "control vector": "control vector"}
 
 
@@ -43,6 +43,7 @@ class AdaptingScreen(SamplingScreen):
     def __init__(self) -> None:
         super().__init__()
         self._rack = AdapterRack()
+        self._steering_draft: dict[str, str] = {}
 
     @property
     def rack(self) -> AdapterRack:
@@ -111,8 +112,9 @@ class AdaptingScreen(SamplingScreen):
             if str(one.path) not in on
         ]
         choices.append(Choice(_BY_PATH, "Another file …", "a GGUF adapter or control vector, or a folder of peft"))
+        choices.append(Choice(_MAKE, "Make a control vector …", "from two lists of prompts"))
         note = (
-            "They count from the next answer on, each with a slider from -2 to 2. `localknobs finetune` makes them."
+            "They count from the next answer on, each with a slider from -2 to 2. Tune (Alt+U) trains adapters."
             if found
             else "There is none in the models folder or in this one. `localknobs finetune` makes some."
         )
@@ -126,6 +128,10 @@ class AdaptingScreen(SamplingScreen):
             note = "A file or a folder, and its scale behind a colon if it is not to be 1: ~/mine.gguf:0.5"
             dialog = TextDialog("Adapter or control vector", note=note, several_lines=False)
             self.app.push_screen(dialog, self._chosen)
+        elif path == _MAKE:
+            from localknobs.tui.screens.steering import SteeringScreen
+
+            self.app.push_screen(SteeringScreen(self.wanted_name, self._steering_draft), self._chosen)
         elif path and path.strip():
             self.run_worker(self._add(path.strip()), group="adapters", exclusive=True,
                             description="reading an adapter", exit_on_error=False)  # fmt: skip
