@@ -24,6 +24,8 @@ MOST_PLACES = 200_000
 """Tokens of old rows that are noted at most: 50 MiB."""
 CHAT_LENGTH, TEXT_LENGTH = 256, 128
 """Most tokens of an old conversation, and of a piece of old text: more of them are worth more than long ones."""
+TEMPERATURE = 2.0
+"""At which the two are compared: at 1 a token that the base took for unlikely hardly counts, but a loss counts it."""
 _SMALLEST = 1e-6
 """Of a share whose logarithm is taken."""
 
@@ -117,7 +119,8 @@ def noted(model: Any, rows: Sequence[Encoded], size: int, device: str, say: Say)
 def summed_divergence(model: Any, rows: Sequence[OldRow], device: str) -> Any:
     """Return how far a model is from what was noted, summed over the places of rows: Kullback-Leibler, in nats.
 
-    It is a lower bound: the tokens that were not noted are compared as one.
+    Both are taken at `TEMPERATURE`, and the sum times its square, which keeps gradients as large as they are at 1. The
+    tokens that were not noted are compared as one.
 
     Args:
         model: What is trained.
@@ -125,7 +128,8 @@ def summed_divergence(model: Any, rows: Sequence[OldRow], device: str) -> Any:
         device: Where it is.
 
     Source:
-        Learning without forgetting, arXiv:1606.09282; the base as the reference: arXiv:1909.08593, section 2.
+        Learning without forgetting, arXiv:1606.09282, section 3, with its temperature;
+        the base as the reference: arXiv:1909.08593, section 2.
     """
     import torch
 
@@ -134,7 +138,15 @@ def summed_divergence(model: Any, rows: Sequence[OldRow], device: str) -> Any:
         torch.cat([getattr(row, name) for row in rows]).to(device) for name in ("likeliest", "shares", "rest")
     )
     now = logits.float().log_softmax(-1).gather(-1, likeliest.long())
-    return (before.exp() * (before - now)).sum() + (rest.exp() * (rest - _rest(now))).sum()
+    first, second = _softened(before, rest), _softened(now, _rest(now))
+    return TEMPERATURE**2 * (first.exp() * (first - second)).sum()
+
+
+def _softened(shares: Any, rest: Any) -> Any:
+    """Return logarithms of the probabilities of some tokens and of the rest, at the temperature."""
+    import torch
+
+    return (torch.cat([shares, rest[:, None]], -1) / TEMPERATURE).log_softmax(-1)
 
 
 def _rest(shares: Any) -> Any:

@@ -14,7 +14,7 @@ from localknobs.tune.encode import Encoded
 from localknobs.tune.examples import apart_from, read_examples, shipped_examples
 from localknobs.tune.finetune import CARD, finetune, look_at_data
 from localknobs.tune.plan import plan_finetune
-from localknobs.tune.rehearsal import KEPT_TOKENS, chosen_rows, noted, old_beside, summed_divergence
+from localknobs.tune.rehearsal import KEPT_TOKENS, TEMPERATURE, chosen_rows, noted, old_beside, summed_divergence
 
 OLD = shipped_examples("flags", "-rehearsal")
 
@@ -59,16 +59,18 @@ def test_the_divergence_is_that_of_the_noted_tokens_and_of_the_rest(base):
         for value in model.parameters():
             value.mul_(1.3)
         found = float(summed_divergence(model, old, "cpu"))
-        whole = parts = 0.0
+        expected = 0.0
         for row, was in zip(rows, before, strict=True):
             now = model(torch.tensor([row.tokens])).logits[0].log_softmax(-1)
             for at in range(2, len(row.tokens) - 1):
-                whole += float((was[at].exp() * (was[at] - now[at])).sum())
                 top = was[at].topk(KEPT_TOKENS).indices
-                kept = was[at][top].exp()
-                rest, rest_now = 1 - kept.sum(), 1 - now[at][top].exp().sum()
-                parts += float((kept * (was[at] - now[at])[top]).sum() + rest * (rest / rest_now).log())
-    assert found == pytest.approx(parts, rel=1e-3) and 0 < found < whole
+                roots = [
+                    torch.cat([one[top].exp(), 1 - one[top].exp().sum(0, keepdim=True)]) ** (1 / TEMPERATURE)
+                    for one in (was[at], now[at])
+                ]
+                first, second = (root / root.sum() for root in roots)
+                expected += TEMPERATURE**2 * float((first * (first / second).log()).sum())
+    assert found == pytest.approx(expected, rel=1e-3) and found > 0
 
 
 def test_what_is_learned_or_measured_is_never_rehearsed(base, tmp_path):
