@@ -11,6 +11,9 @@ from statistics import median
 
 SURE = 3
 """Batches of one size after which their cost is believed: a first one may have met a hiccup of the machine."""
+FIRST_LOOK_S = 100e-6
+"""Guess of what looking for a guess takes: ten times what it does in a loop of its own, since the weights have pushed
+all that out of the processor's cache."""
 HOPED_ROW, FEARED_ROW = 0.2, 0.5
 """What a further row of a batch adds to the cost of one, at best and as may well be, until batches were measured."""
 
@@ -27,6 +30,7 @@ class StepCosts:
         one: Seconds of the decode of one token; 0 when not known yet.
         plain: Seconds of a whole step with one token; 0 when not known yet.
         plains: Such steps so far.
+        look: Seconds of looking for a guess that nobody has.
         overhead: Seconds that a step with a draft takes besides drafting, decoding, and what each token takes anyway.
     """
 
@@ -34,11 +38,13 @@ class StepCosts:
         self._one: deque[float] = deque(maxlen=15)
         self._plain: deque[float] = deque(maxlen=15)
         self._overhead: deque[float] = deque(maxlen=15)
+        self._look = deque([FIRST_LOOK_S], maxlen=9)
         self._seen: dict[int, deque[float]] = {}
         self.plains = 0
         self.ratios = [0.0, 1.0]
         self.hoped = [0.0, 1.0]
         self.one = self.plain = self.overhead = 0.0
+        self.look = FIRST_LOOK_S
         self.reach(most)
 
     def reach(self, most: int) -> None:
@@ -65,6 +71,11 @@ class StepCosts:
         self.plains += 1
         if self.plains < 16 or not self.plains & 3:  # a median takes microseconds, and such a step may be short
             self.one, self.plain = median(self._one), median(self._plain)
+
+    def record_look(self, seconds: float) -> None:
+        """Take the time of looking for a guess that nobody had."""
+        self._look.append(seconds)
+        self.look = median(self._look)
 
     def record_batch(self, rows: int, decode_s: float, overhead_s: float) -> None:
         """Take the times of a step with more rows; those of one token must be known."""

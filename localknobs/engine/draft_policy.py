@@ -39,9 +39,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 64, 2048
 """Steps until a drafter that did not pay is looked at again; doubled each time it still does not."""
 WORTH = 1.02
 """Predicted speed, against plain steps, from which on a draft is made."""
-LOOK_S, LOOK_SHARE = 60e-6, 0.004
-"""Seconds it costs to look for a guess and to keep accounts of a step (ten times what it takes in a loop of its own:
-the weights have pushed it out of the processor's cache), and the share of the time for that where nobody has one."""
+LOOK_SHARE = 0.005
+"""Share of the time that looking for a guess and keeping accounts may cost where nobody has one."""
+ACCOUNTS = 3
+"""What a look costs with the accounts before and after it, against the look alone."""
 LONGEST_REST = 32
 """Most steps without a look. A text may begin to repeat itself at any time."""
 HOPE = 0.75
@@ -219,15 +220,18 @@ class DraftPolicy:
             return 0
         if not self.looks():
             return LONGEST_REST
-        silence = max(1, min(LONGEST_REST, round(LOOK_S / max(1e-9, LOOK_SHARE * costs.plain)))) - 1
+        look_s = ACCOUNTS * costs.look
+        silence = max(1, min(LONGEST_REST, round(look_s / (LOOK_SHARE * costs.plain)))) - 1
         if not silence:
             return 0
-        # Looking at every step pays where guesses that pay are frequent enough.
-        wins = 0.0
+        # Looking at every step pays where guesses that pay, and may be made, are frequent enough.
+        wins, most = 0.0, max(0.0, self._purse)
         for track in self.tracks.values():
             if not track.auditions and track.rate and self._promises(track):
-                wins += track.rate * (track.best or self._best(track))[2]
-        return 0 if wins > 2 * LOOK_S else silence
+                count, _, won = track.best or self._best(track)
+                if self._at_risk(track, count) <= most or self._at_risk(track, self.shortest) <= most:
+                    wins += track.rate * won
+        return 0 if wins > 2 * look_s else silence
 
     # ---- what is learned ------------------------------------------------------------------------
 

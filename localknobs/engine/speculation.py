@@ -142,9 +142,11 @@ class SpeculativeSteps:
             if len(self._new) == new:
                 self._policy.spend(listened - began)
             self.tally.spent += listened - began
-            began = listened
+            looked, began = began, listened
             if room >= 1 and not plain_turn:
                 kind, draft, read_s = self._draft(room)
+                if not kind and len(self._new) == new:
+                    self._policy.costs.record_look(perf_counter() - looked)
         drawn = perf_counter()
         code = cache.model.decode_all((token, *draft)) if draft else cache.model.decode((token,))
         if code:
