@@ -66,7 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Make a vector, try it, or both."""
-    from localknobs.steer.effect import compiled
+    from localknobs.steer.effect import check_trial
     from localknobs.steer.prompts import shipped_prompts
 
     if options.example:
@@ -75,7 +75,7 @@ def run(options: Namespace) -> int:
         options.chat = True
         options.prompts = options.prompts or [shipped_prompts("unknown"), shipped_prompts("known")]
         options.match = options.match or _EXAMPLE_PATTERN
-    compiled(options.match)  # a wrong one is told before any work
+    check_trial(options.prompts, options.scales, options.match)
     if options.n_predict < 1:
         raise BadValue(f"An answer cannot have {options.n_predict} tokens", "1 or more: -n 48")
     if options.vector and not options.prompts:

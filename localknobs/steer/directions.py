@@ -86,8 +86,8 @@ def vector_of(direction: Direction, normalize: Normalize, layers: int) -> Floats
 
     Args:
         direction: What was found.
-        normalize: `unit`: of length 1, as llama.cpp's tool writes it, which in a model of long states changes nothing
-            to be seen. `difference`: so long that all layers together move a state by the mean distance of both lists.
+        normalize: `unit`: of length 1, as llama.cpp's tool writes it, which in a model of long states changes little.
+            `difference`: so long that all layers together move a state by the mean distance of both lists.
         layers: How many layers are steered.
     """
     length = 1.0 if normalize == "unit" else direction.apart / layers

@@ -101,10 +101,7 @@ def measure_effect(config: EffectConfig) -> Job[tuple[Effect, ...]]:
         BadValue: no scale, one that is not finite, or a pattern that is no regular expression.
         NotFound, BadFile, Unsupported: a file is missing, damaged, or of another model.
     """
-    pattern = compiled(config.pattern)
-    lists = [(path.stem, read_prompts(path)) for path in config.prompts]
-    if not all(math.isfinite(scale) for scale in config.scales):
-        raise BadValue("A scale must be a number", f"Such as --scales {' '.join(f'{scale:g}' for scale in SCALES)}")
+    pattern, lists = check_trial(config.prompts, config.scales, config.pattern)
     scales = sorted({0.0, *config.scales})
     settings = LoadSettings(
         model=config.model, n_ctx=config.context + config.answer_tokens, threads=config.threads,
@@ -124,6 +121,19 @@ def measure_effect(config: EffectConfig) -> Job[tuple[Effect, ...]]:
     return tuple(
         effect_of(name, scale, found[name, scale], found[name, 0.0], pattern) for name, _ in lists for scale in scales
     )
+
+
+def check_trial(
+    prompts: Sequence[Path], scales: Sequence[float], pattern: str
+) -> tuple[re.Pattern[str] | None, list[tuple[str, tuple[str, ...]]]]:
+    """Return the pattern, ready for use, and the prompts of each list with its name; before any work is done.
+
+    Raises:
+        BadValue, NotFound, BadFile: as `measure_effect`, for what can be known without the model.
+    """
+    if not all(math.isfinite(scale) for scale in scales):
+        raise BadValue("A scale must be a number", f"Such as --scales {' '.join(f'{scale:g}' for scale in SCALES)}")
+    return compiled(pattern), [(path.stem, read_prompts(path)) for path in prompts]
 
 
 def compiled(pattern: str) -> re.Pattern[str] | None:

@@ -238,6 +238,7 @@ WRONG = {
     "a pattern": (["--example", "--match", "("], "is no regular expression"),
     "nothing to try": (["--vector", "v.gguf"], "needs prompts to try it on"),
     "no tokens": (["--example", "-n", "0"], "cannot have 0 tokens"),
+    "a scale": (["--example", "--scales", "nan"], "must be a number"),
     "a method": (["--example", "--method", "ica"], "invalid choice"),
 }
 
@@ -248,3 +249,8 @@ def test_wrong_words_are_told_in_one_line(name, capsys):
     assert run("control-vector", "built-in", *words) == 2
     shown = capsys.readouterr().err
     assert said in shown and len(shown.strip().splitlines()) == 1
+
+
+def test_a_list_to_try_that_is_not_there_is_told_before_the_work(tmp_path, capsys):
+    assert run("control-vector", "built-in", "--example", "--try", "none.txt", "-o", tmp_path / "v.gguf") == 3
+    assert "no file none.txt" in capsys.readouterr().err and not (tmp_path / "v.gguf").exists()
