@@ -73,9 +73,20 @@ class Wrote:
     path: Path
 
 
-JobEvent = Started | Advanced | Noted | Measured | Wrote
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A part of the result that is whole before the rest is.
+
+    Args:
+        data: It, as plain data.
+    """
+
+    data: dict[str, Any]
+
+
+JobEvent = Started | Advanced | Noted | Measured | Wrote | Found
 Job = Generator[JobEvent, None, Result]
-_KINDS = {kind.__name__: kind for kind in (Started, Advanced, Noted, Measured, Wrote)}
+_KINDS = {kind.__name__: kind for kind in (Started, Advanced, Noted, Measured, Wrote, Found)}
 
 
 def drain(job: Job[Result], on_event: Callable[[JobEvent], None] | None = None) -> Result:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-from localknobs.knobs import BENCHED, Knob, Lever
+from localknobs.knobs import BENCHED, Knob, Lever, flag_words
 from localknobs.measured_speeds import MeasuredSpeed, measured_speeds
 from localknobs.paths import data_folder
 from localknobs.remembered import keep_newest, read_records
@@ -113,6 +113,7 @@ def _speed_effect(row: Knob, before: MeasuredSpeed, now: MeasuredSpeed) -> Measu
         return None
     old, value = before.settings.get(row.name, row.default), now.settings[row.name]
     words = ["localknobs", "bench", now.model, row.flags[0], f"{row.show(old)},{row.show(value)}"]
+    words += flag_words({name: now.settings[name] for name in BENCHED if name in now.settings and name != row.name})
     command = shlex.join(words) if row.name in BENCHED else ""
     return MeasuredEffect(
         lever=row.lever, settings={row.name: row.show(value)}, model=Path(now.model).stem,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from localknobs.bench.config import BenchConfig, Case, CaseResult, cases
 from localknobs.bench.record import speed_record
 from localknobs.engine import load
-from localknobs.engine.checks import cache_bytes_per_token
+from localknobs.engine.cache_layout import cache_bytes
 from localknobs.engine.client import Engine
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import EngineDied, LocalknobsError
@@ -51,7 +51,7 @@ def bench(config: BenchConfig) -> Generator[JobEvent, None, tuple[CaseResult, ..
     measured = [_Measured(case) for case in cases(config)]
     loads = list(dict.fromkeys(one.case.loaded_as for one in measured))
     weights = sum(shard.stat().st_size for shard in shard_paths(header))
-    each = weights + cache_bytes_per_token(header) * loads[0].n_ctx
+    each = weights + cache_bytes(header, loads[0])
     keep_open = len(loads) * each <= OPEN_SHARE * available_memory_bytes()
     open_models = _OpenModels()
     speeds: list[MeasuredSpeed] = []

@@ -85,11 +85,13 @@ class _Answered:
         name: A or B, and what the side is called.
         text: What it said.
         stats: Its counts and times.
+        notes: What the user should know.
     """
 
     name: str
     text: str
     stats: Stats
+    notes: tuple[str, ...]
 
     @property
     def numbers(self) -> str:
@@ -134,6 +136,8 @@ def _answer(a: Side, b: Side, options: Namespace) -> int:
     if options.blind:
         for place, at in enumerate(order, start=1):
             note(f"Answer {place} is {answers[at].name}. {answers[at].numbers}")
+            for text in answers[at].notes:
+                note(text)
     if choice:
         left: Literal["a", "b"] = "a" if order[0] == 0 else "b"
         texts = answers[0].text, answers[1].text
@@ -169,18 +173,20 @@ def _one(name: str, engine: Engine, side: Side, prompt: str, seed: int, *, write
     """Return one answer, written to standard output as it comes if wished."""
     from localknobs.engine import Message, Noted, TextArrived
 
-    writer, pieces = AnswerWriter(), []
+    writer, pieces, notes = AnswerWriter(), [], []
     messages = [Message(role="user", content=prompt)]
     for event in engine.stream(messages, side.values(engine.info.recommended, seed)):
         if isinstance(event, TextArrived):
             pieces.append(event.text)
             if write:
                 writer.write(event.text)
-        elif isinstance(event, Noted) and write:
-            note(event.text)
+        elif isinstance(event, Noted):
+            notes.append(event.text)
+            if write:
+                note(event.text)
     if write:
         writer.end()
-    return _Answered(name, "".join(pieces), engine.stats)
+    return _Answered(name, "".join(pieces), engine.stats, tuple(notes))
 
 
 def _asked(order: tuple[int, int]) -> Choice | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from localknobs.cli.output import facts, heading, note, print_json, table, wrapped
 from localknobs.cli.progress import run_job
@@ -45,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Show the table, or probe one symptom."""
-    from localknobs.diagnose import SYMPTOMS, diagnose, find_symptom
+    from localknobs.diagnose import SYMPTOMS, diagnose, find_symptom, finding_as_mapping
 
     if options.symptom is None:
         return _show_table(SYMPTOMS, options.json)
@@ -54,7 +53,7 @@ def run(options: Namespace) -> int:
     symptom = find_symptom(options.symptom)
     finding = run_job(diagnose(symptom, _case(options)), stopped="")
     if options.json:
-        print_json(_as_mapping(symptom, finding, options.model))
+        print_json(finding_as_mapping(symptom, finding, options.model))
         return 0
     _print(symptom, finding)
     return 0
@@ -62,26 +61,21 @@ def run(options: Namespace) -> int:
 
 def _probe_all(options: Namespace) -> int:
     """Probe every symptom; one that is stopped prints what was found until then."""
-    from localknobs.diagnose import diagnose_all
+    from localknobs.diagnose import diagnose_all, finding_as_mapping
 
     found: list[tuple[Symptom, Finding]] = []
     try:
         run_job(diagnose_all(_case(options), found), stopped="What was found until then is printed.")
     finally:
         if options.json:
-            print_json({"findings": [_as_mapping(symptom, finding, options.model) for symptom, finding in found]})
+            print_json(
+                {"findings": [finding_as_mapping(symptom, finding, options.model) for symptom, finding in found]}
+            )
         else:
             for at, (symptom, finding) in enumerate(found):
                 print("\n" * bool(at), end="")
                 _print(symptom, finding)
     return 0
-
-
-def _as_mapping(symptom: Symptom, finding: Finding, model: str) -> dict[str, Any]:
-    return {
-        "symptom": symptom.key, "seen": symptom.seen, "check": symptom.check, "lever": symptom.lever, "model": model,
-        **asdict(finding),
-    }  # fmt: skip
 
 
 def _case(options: Namespace) -> Case:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,9 +94,12 @@ def run(options: Namespace) -> int:
     if suites == ["all"]:
         suites = [name for name in SUITES if options.base or name not in AGAINST_PARENT]
     common = chosen(options, "loading")
+    *variants, base = _told_apart(
+        [_variant(text, common) if text else None for text in (*options.models, options.base)]
+    )
     config = EvalConfig(
-        models=tuple(_variant(text, common) for text in options.models),
-        base=_variant(options.base, common) if options.base else None,
+        models=tuple(filter(None, variants)),
+        base=base,
         suites=tuple(name.strip() for name in suites if name.strip()),
         text=options.text.expanduser() if options.text else None,
         chunk_tokens=options.chunk,
@@ -169,6 +174,20 @@ def _keep_on_cards(config: EvalConfig, report: Report) -> None:
                 add_measurement(paths[result.label], measurement_of(result, report))
         except LocalknobsError as error:
             note(str(error))
+
+
+def _told_apart(variants: Sequence[Variant | None]) -> list[Variant | None]:
+    """Return models with their folders' names where different files have one name."""
+    files: dict[str, set[Path]] = {}
+    for one in variants:
+        if one:
+            files.setdefault(one.label, set()).add(one.settings.model)
+    return [
+        replace(one, label=f"{one.settings.model.parent.name}/{one.label}")
+        if one and len(files[one.label]) > 1
+        else one
+        for one in variants
+    ]
 
 
 def _variant(text: str, common: dict[str, Value]) -> Variant:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from localknobs.cli.output import facts, heading, note, print_json, table
 from localknobs.engine.adapter_files import direction_layer
-from localknobs.engine.checks import cache_bytes_per_token
+from localknobs.engine.cache_layout import cache_bytes, cache_bytes_per_token
+from localknobs.engine.settings import LoadSettings
 from localknobs.errors import LocalknobsError, NotFound
 from localknobs.gguf_info import ArrayInfo, Header, TensorInfo, check_is_model, read_header, shard_paths
 from localknobs.knobs import knob
@@ -187,7 +188,7 @@ def _facts(file: _File) -> Iterator[tuple[str, object]]:
 
 
 def _model_facts(header: Header) -> Iterator[tuple[str, object]]:
-    trained, per_token = header.context_trained, cache_bytes_per_token(header)
+    trained, (per_token, whole) = header.context_trained, _cache(header)
     yield "trained context", f"{trained:,} tokens" if trained else "not stated"
     yield "layers", header.number("block_count") or "not stated"
     yield "embedding", header.number("embedding_length") or "not stated"
@@ -199,11 +200,11 @@ def _model_facts(header: Header) -> Iterator[tuple[str, object]]:
         yield "experts", f"{experts}, {header.number('expert_used_count')} used for each token"
     if vocabulary := _vocabulary_size(header):
         yield "vocabulary", f"{vocabulary:,} tokens"
-    if per_token:
-        at_full = f"; {size_text(per_token * trained)} at {trained:,} tokens" if trained else ""
+    if per_token or whole:
+        at_full = f"; {size_text(whole)} at {trained:,} tokens" if trained else ""
         yield "KV cache (f16)", f"{per_token:,} bytes a token{at_full}"
     if window := header.number("attention.sliding_window"):
-        yield "sliding window", f"{window:,} tokens on some layers, whose cache can be smaller"
+        yield "sliding window", f"{window:,} tokens on some layers, whose cache grows no further"
     if isinstance(base := header.metadata.get(f"{header.architecture}.rope.freq_base"), float):
         scaling = header.text(f"{header.architecture}.rope.scaling.type")
         yield "RoPE", f"base {base:,.0f}" + (f", {scaling} scaling" if scaling and scaling != "none" else "")
@@ -233,10 +234,16 @@ def _imatrix_facts(header: Header) -> Iterator[tuple[str, object]]:
         yield "made from", ", ".join(map(str, datasets))
 
 
+def _cache(header: Header) -> tuple[int, int]:
+    """Return the bytes that a token takes in the cache, and those of the context it was trained with."""
+    settings = LoadSettings(model=header.path, n_ctx=header.context_trained)
+    return cache_bytes_per_token(header, settings), cache_bytes(header, settings) if settings.n_ctx else 0
+
+
 def _document(file: _File, with_tensors: bool) -> dict[str, Any]:
     """Return the same facts, and the whole metadata, for a program."""
     header = file.header
-    per_token = cache_bytes_per_token(header) if header.kind == "model" else 0
+    per_token, whole = _cache(header) if header.kind == "model" else (0, 0)
     document: dict[str, Any] = {
         "name": header.name, "path": header.path, "kind": header.kind, "architecture": header.architecture,
         "licence": _licence(header), "size_bytes": file.size_bytes, "files": header.shards,
@@ -245,7 +252,7 @@ def _document(file: _File, with_tensors: bool) -> dict[str, Any]:
         "layers": header.number("block_count"), "heads": header.per_layer("attention.head_count"),
         "kv_heads": header.per_layer("attention.head_count_kv") or header.per_layer("attention.head_count"),
         "vocabulary_size": _vocabulary_size(header), "cache_bytes_per_token": per_token,
-        "cache_bytes_at_trained_context": per_token * header.context_trained,
+        "cache_bytes_at_trained_context": whole,
         "chat_template": header.chat_template, "sampling": header.sampling,
         "metadata": {
             key: {"elements": value.count} if isinstance(value, ArrayInfo) else value

@@ -4,6 +4,23 @@
 """
 
 from localknobs.diagnose.finding import Case, Finding, Remedy
-from localknobs.diagnose.symptoms import SYMPTOMS, Symptom, diagnose, diagnose_all, find_symptom
+from localknobs.diagnose.symptoms import (
+    SYMPTOMS,
+    Symptom,
+    diagnose,
+    diagnose_all,
+    find_symptom,
+    finding_as_mapping,
+)
 
-__all__ = ["SYMPTOMS", "Case", "Finding", "Remedy", "Symptom", "diagnose", "diagnose_all", "find_symptom"]
+__all__ = [
+    "SYMPTOMS",
+    "Case",
+    "Finding",
+    "Remedy",
+    "Symptom",
+    "diagnose",
+    "diagnose_all",
+    "find_symptom",
+    "finding_as_mapping",
+]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from typing import Any
 
 from localknobs.diagnose import probes_of_answers, probes_of_memory
 from localknobs.diagnose.finding import Case, Finding
 from localknobs.errors import LocalknobsError, NotFound
-from localknobs.jobs import Job, Started
+from localknobs.jobs import Found, Job, Started
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,18 @@ def diagnose(symptom: Symptom, case: Case) -> Job[Finding]:
     return (yield from symptom.probe(case))
 
 
+def finding_as_mapping(symptom: Symptom, finding: Finding, model: str) -> dict[str, Any]:
+    """Return a finding as plain data, with its symptom and what the user calls the model."""
+    return {
+        "symptom": symptom.key, "seen": symptom.seen, "check": symptom.check, "lever": symptom.lever, "model": model,
+        **asdict(finding),
+    }  # fmt: skip
+
+
 def diagnose_all(case: Case, found: list[tuple[Symptom, Finding]]) -> Job[None]:
     """Probe every symptom, one after another; a probe that cannot be made is a finding too, and stops no other.
+
+    Each is told as soon as it is made.
 
     Args:
         case: What is complained about.
@@ -129,6 +140,7 @@ def diagnose_all(case: Case, found: list[tuple[Symptom, Finding]]) -> Job[None]:
         except LocalknobsError as error:
             finding = Finding("open", f"It could not be probed: {error}")
         found.append((symptom, finding))
+        yield Found(finding_as_mapping(symptom, finding, case.name))
 
 
 def _sentence(text: str) -> str:

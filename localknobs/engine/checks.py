@@ -1,21 +1,17 @@
-"""What is decided before a model is loaded: the context that fits, and whether memory suffices at all.
-
-The formula for the cache is llama.cpp's own layout: two tensors a layer of `n_ctx` rows of
-`n_head_kv x head_size` values (llama-kv-cache.cpp), in the types chosen for them.
-"""
+"""What is decided before a model is loaded: the context that fits, and whether memory suffices at all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 
+from localknobs.engine.cache_layout import cache_bytes
 from localknobs.engine.rope import rope_notes, rope_of_load
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import NotEnough
-from localknobs.ggml_types import GGML_TYPES
 from localknobs.gguf_info import Header, shard_paths
 from localknobs.hardware import available_memory_bytes
 
-_BYTES_A_VALUE = {name.lower(): size / block for name, block, size in GGML_TYPES.values()}
 SMALLEST_CONTEXT = 512
 AUTO_SHARE = 0.5
 """Share of the free memory that an automatic context may take."""
@@ -34,23 +30,6 @@ class ContextPlan:
     notes: tuple[str, ...] = ()
 
 
-def cache_bytes_per_token(header: Header, type_k: str = "f16", type_v: str = "f16") -> int:
-    """Return the bytes one token takes in the key-value cache; 0 when the header does not say.
-
-    Layers with a sliding window are counted as full ones: which they are is not in every header.
-    """
-    kv_heads = header.per_layer("attention.head_count_kv") or header.per_layer("attention.head_count")
-    layers = header.number("block_count")
-    heads, width = header.number("attention.head_count"), header.number("embedding_length")
-    if not (kv_heads and layers):
-        return 0
-    head_size = width // heads if heads and width else 128
-    key = header.number("attention.key_length") or head_size
-    value = header.number("attention.value_length") or head_size
-    total_heads = sum(kv_heads) if len(kv_heads) > 1 else kv_heads[0] * layers
-    return int(total_heads * (key * _BYTES_A_VALUE[type_k] + value * _BYTES_A_VALUE[type_v]))
-
-
 def plan_context(header: Header, settings: LoadSettings) -> ContextPlan:
     """Choose the context size, or check the one the user chose.
 
@@ -59,12 +38,11 @@ def plan_context(header: Header, settings: LoadSettings) -> ContextPlan:
     """
     window = rope_of_load(header, settings).window
     notes = rope_notes(header, settings)
-    per_token = cache_bytes_per_token(header, settings.cache_type_k, settings.cache_type_v)
     free = available_memory_bytes()
     if settings.n_ctx:
-        needed = per_token * settings.n_ctx
+        needed = cache_bytes(header, settings)
         if free and needed > free:
-            largest = max(SMALLEST_CONTEXT, free // per_token // 2 // 256 * 256)
+            largest = max(SMALLEST_CONTEXT, _largest_context(header, settings, settings.n_ctx, free // 2))
             raise NotEnough(
                 f"A context of {settings.n_ctx:,} tokens needs {_gib(needed)} for its cache, "
                 f"and {_gib(free)} of memory are free",
@@ -80,10 +58,9 @@ def plan_context(header: Header, settings: LoadSettings) -> ContextPlan:
         return ContextPlan(settings.n_ctx, notes)
     weights = sum(shard.stat().st_size for shard in shard_paths(header))
     budget = int(max(0, free - weights) * AUTO_SHARE) if free else 0
-    fits = budget // per_token if per_token and budget else window
-    if fits >= window:
+    if not budget or cache_bytes(header, replace(settings, n_ctx=window)) <= budget:
         return ContextPlan(window, notes)
-    size = max(SMALLEST_CONTEXT, fits // 256 * 256)
+    size = max(SMALLEST_CONTEXT, _largest_context(header, settings, window, budget))
     return ContextPlan(
         size,
         (
@@ -91,6 +68,14 @@ def plan_context(header: Header, settings: LoadSettings) -> ContextPlan:
             f"Context set to {size:,} of {window:,} tokens, so that its cache takes at most half of the free memory.",
         ),
     )
+
+
+def _largest_context(header: Header, settings: LoadSettings, most: int, budget_bytes: int) -> int:
+    """Return the largest context whose cache is no larger than so many bytes, in steps of 256 tokens."""
+    steps = range(most // 256 + 1)
+    return 256 * max(0, bisect_right(
+        steps, budget_bytes, key=lambda step: cache_bytes(header, replace(settings, n_ctx=256 * step))
+    ) - 1)  # fmt: skip
 
 
 def _gib(count: int) -> str:

@@ -332,6 +332,11 @@ class LoadedModel:
             renderer=renderer,
         )
 
+    @property
+    def prompt_threads(self) -> int:
+        """CPU threads that compute many tokens."""
+        return int(lib.llama_n_threads_batch(self.context))
+
     def set_threads(self, generation: int, prompt: int) -> None:
         """Set CPU threads for one token and for many."""
         lib.llama_set_n_threads(self.context, generation, prompt)

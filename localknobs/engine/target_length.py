@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from localknobs.engine.checks import cache_bytes_per_token
+from localknobs.engine.cache_layout import cache_bytes
 from localknobs.engine.rope import Rope, rope_of_file, rope_of_load
 from localknobs.engine.settings import LoadSettings
 from localknobs.errors import BadValue, Unsupported
@@ -135,16 +135,16 @@ def target_length(
     settings = settings or LoadSettings(model=header.path)
     own = rope_of_file(header)
     ways = _ways(header, own, tokens)
-    per_token = cache_bytes_per_token(header, settings.cache_type_k, settings.cache_type_v)
+    cache, before = (cache_bytes(header, replace(settings, n_ctx=size)) for size in (tokens, own.trained))
     return TargetLength(
         tokens=tokens,
         trained=own.trained,
         proposed=ways[0],
         others=tuple(ways[1:]),
-        cache_bytes=per_token * tokens,
-        trained_cache_bytes=per_token * own.trained,
+        cache_bytes=cache,
+        trained_cache_bytes=before,
         attention_work=(tokens / own.trained) ** 2,
-        notes=tuple(_notes(own, ways[0], settings, per_token * tokens, free_bytes)),
+        notes=tuple(_notes(own, ways[0], settings, cache, free_bytes)),
     )
 
 

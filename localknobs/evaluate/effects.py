@@ -30,13 +30,9 @@ def effects_of_report(config: EvalConfig, report: Report) -> list[MeasuredEffect
     """
     if config.base is None or not report.models:
         return []
-    parent = next((one for one in report.models if one.label == report.base), None)
-    variants = {variant.label: variant for variant in config.models}
+    parent, *others = report.models
     found = []
-    for result in report.models:
-        variant = variants.get(result.label)
-        if parent is None or variant is None or result is parent:
-            continue
+    for variant, result in zip(config.models, others, strict=True):
         settings = _turned(config.base, variant, parent, result)
         text, numbers = _told(parent, result)
         if settings and text:

@@ -12,6 +12,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -79,11 +80,15 @@ def _names(day: str) -> Iterator[str]:
 
 def kept_reports() -> list[KeptReport]:
     """Return every report that is kept and can be read, the newest first."""
-    found = []
-    for file in sorted(reports_folder().glob("*.json"), key=lambda file: (file.stem[:17], len(file.stem), file.stem)):
+    return list(_readable())
+
+
+def _readable(beginning: str = "") -> Iterator[KeptReport]:
+    """Yield the reports whose names begin so, the newest first; each is read when it is asked for."""
+    files = (file for file in reports_folder().glob("*.json") if file.stem.startswith(beginning))
+    for file in sorted(files, key=lambda file: (file.stem[:17], len(file.stem), file.stem), reverse=True):
         with contextlib.suppress(LocalknobsError):
-            found.append(KeptReport(file.stem, file, read_report_file(file)))
-    return found[::-1]
+            yield KeptReport(file.stem, file, read_report_file(file))
 
 
 def find_report(name: str) -> KeptReport:
@@ -101,10 +106,10 @@ def find_report(name: str) -> KeptReport:
     exact = reports_folder() / f"{name}.json"
     if name and exact.parent == reports_folder() and exact.is_file():
         return KeptReport(name, exact, read_report_file(exact))
-    kept = kept_reports()
-    found = kept[:1] if name == LAST else [one for one in kept if name and one.name.startswith(name)]
+    # Only what may be meant is read: there can be thousands.
+    found = list(islice(_readable(), 1) if name == LAST else _readable(name) if name else ())
     if not found:
-        hint = "`localknobs reports` lists them." if kept else "`localknobs eval` makes the first."
+        hint = "`localknobs reports` lists them." if any(_readable()) else "`localknobs eval` makes the first."
         raise NotFound(f"There is no report {name!r}", hint)
     if len(found) > 1:
         raise BadValue(f"{name!r} means several reports", f"Name one of: {', '.join(one.name for one in found[:8])}.")

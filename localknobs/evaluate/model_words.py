@@ -79,14 +79,10 @@ def read_model_words(text: str, tables: Sequence[str] = ("loading",)) -> ModelWo
         BadValue: a flag that there is not, or a value that it does not take.
     """
     text = text.strip()
-    try:
-        return ModelWords(_short_name(text), find_model(text))
-    except NotFound:
-        name, dash, rest = text.partition(" -")
-        if not dash:
-            raise
-    name, flags = name.strip(), f"-{rest}"
-    path = find_model(name)
+    name, path = _named(text)
+    if name == text:
+        return ModelWords(_short_name(text), path)
+    flags = text[len(name) :].strip()
     parser = _QuotedFlags(_short_name(name))
     for table in tables:
         add_knob_flags(parser, table)
@@ -102,6 +98,19 @@ def read_model_words(text: str, tables: Sequence[str] = ("loading",)) -> ModelWo
         _short_name(name), path, flags, found.get("loading", {}), found.get("sampling", {}),
         options.preset if "sampling" in tables else "",
     )  # fmt: skip
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """Return the longest beginning that names a model, up to where flags may begin, and its file."""
+    name = text
+    while True:
+        try:
+            return name, find_model(name)
+        except NotFound:
+            shorter = name.rpartition(" -")[0].rstrip()
+            if not shorter:
+                raise
+            name = shorter
 
 
 def _short_name(name: str) -> str:

@@ -98,7 +98,7 @@ def price_of(config: EvalConfig) -> Price:
             prices.append(SuitePrice(suite, chosen, trouble="It compares with a parent model."))
             continue
         try:
-            stages = _stages(plan_eval(replace(config, suites=(suite,))))
+            stages = _stages(plan_eval(replace(config, suites=(suite,)), plan))
         except LocalknobsError as error:
             if chosen:
                 raise

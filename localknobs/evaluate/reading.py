@@ -1,13 +1,14 @@
 """The worker's reading of a text, chunk by chunk: surprises of every model, and divergences from the parent.
 
 Chunks are llama-perplexity's: no overlap, the first token replaced by the begin token where the model wants one.
-Numbers are made in threads beside the next computation.
+Numbers are made in threads: beside the next computation where cores are idle, and else before it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from localknobs.evaluate.distances import Comparison, compare, score
 from localknobs.evaluate.kept import Bound, KeptLogits, compare_with_kept
 from localknobs.evaluate.models import PIECE_BYTES, OpenModel
 from localknobs.evaluate.store import pack
-from localknobs.hardware import physical_cores
+from localknobs.hardware import logical_cores, physical_cores
 
 
 def count_tokens(worker: Any, order: dict[str, Any]) -> None:
@@ -41,9 +42,9 @@ def read_text(worker: Any, order: dict[str, Any]) -> None:
     text = Path(order["text"]).read_text(encoding="utf-8")
     tokens = {one.number: one.tokens_of(text) for one in worker.models}
     size = order["chunk"]
-    threads = max(1, physical_cores() // 2)
+    threads, beside = looking_threads(worker.models)
     with ThreadPoolExecutor(threads) as pool:
-        reader = _Reader(worker, order, pool, threads)
+        reader = _Reader(worker, order, pool, threads, beside=beside)
         for chunk in order["chunks"]:
             if worker.enough.is_set():
                 break
@@ -51,10 +52,29 @@ def read_text(worker: Any, order: dict[str, Any]) -> None:
         reader.finish()
 
 
-class _Reader:
-    """Keeps the models computing while what they computed is being looked at."""
+def looking_threads(models: Sequence[OpenModel]) -> tuple[int, bool]:
+    """Return how many threads look at logits, and whether they do it beside the next computation.
 
-    def __init__(self, worker: Any, order: dict[str, Any], pool: ThreadPoolExecutor, threads: int) -> None:
+    A thread that looks while all cores compute holds up every one of them: they wait for each other at each step.
+    """
+    cores = logical_cores()
+    idle = cores - max(one.model.prompt_threads for one in models)
+    if 4 * idle >= cores or any(device != "CPU" for one in models for device in one.model.devices):
+        return max(1, min(idle, physical_cores() // 2)), True
+    return cores, False
+
+
+class _Reader:
+    """Has the models compute, and what they computed looked at.
+
+    Args:
+        beside: Whether the models compute while it is being looked at.
+    """
+
+    def __init__(
+        self, worker: Any, order: dict[str, Any], pool: ThreadPoolExecutor, threads: int, *, beside: bool
+    ) -> None:
+        self._beside = beside
         self._worker = worker
         self._order = order
         self._pool = pool
@@ -87,7 +107,7 @@ class _Reader:
                 logits = next(run)
                 if len(self._waiting) > 1:
                     self._wait()  # here, when the next piece is computed already: two are held, never three
-                parts.append(self._copied(logits))
+                parts.append(self._copied(logits) if self._beside else logits)
             rows = min(len(parts[0]), chunk.tokens - place)
             step = -(-rows // self._threads)
             looks = [
@@ -96,6 +116,8 @@ class _Reader:
             ]
             self._waiting.append((chunk, rows, looks, parts))
             place += rows
+            if not self._beside:
+                self._wait()
 
     def _copied(self, logits: Logits) -> Logits:
         """Copy a piece into memory that an earlier one had: fresh memory costs more than the copy, before the model."""
@@ -111,7 +133,8 @@ class _Reader:
         chunk, rows, looks, parts = self._waiting.popleft()
         for look in looks:
             look.result()
-        self._rooms += [room for part in parts if (room := part.base) is not None]
+        if self._beside:
+            self._rooms += [room for part in parts if (room := part.base) is not None]
         chunk.missing -= rows
         while self._chunks and not self._chunks[0].missing:
             for record in self._chunks.popleft().records(self._worker.models):
@@ -157,10 +180,11 @@ class _Chunk:
                 self._note(at, into, comparison)
         else:
             for at, (one, target) in enumerate(zip(logits, right, strict=True)):
-                scores = score(one, target)
-                self._surprises[at, into] = scores.surprises
                 if self._keep:
-                    self._outside[into] = self._keep.write(self._start + into.start, one, scores)
+                    scores, self._outside[into] = self._keep.write(self._start + into.start, one, target)
+                else:
+                    scores = score(one, target)
+                self._surprises[at, into] = scores.surprises
 
     def _note(self, at: int, into: slice, found: Comparison | Bound) -> None:
         self._surprises[at, into], self._kls[at, into] = found.surprises, found.kls

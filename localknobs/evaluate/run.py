@@ -105,8 +105,12 @@ class EvalPlan:
         return [cells[at] for at in order]
 
 
-def plan_eval(config: EvalConfig) -> EvalPlan:
+def plan_eval(config: EvalConfig, known: EvalPlan | None = None) -> EvalPlan:
     """Check everything that can be checked before a model is loaded.
+
+    Args:
+        config: What is asked for.
+        known: A plan of the same models and text: they are not read again.
 
     Raises:
         NotFound, BadFile: a model, the text or a suite is missing or damaged; of a suite, the line is named.
@@ -118,7 +122,7 @@ def plan_eval(config: EvalConfig) -> EvalPlan:
     variants += [(number, variant) for number, variant in enumerate(config.models, 1)]
     headers = {}
     for number, variant in variants:
-        headers[number] = read_header(variant.settings.model)
+        headers[number] = known.headers[number] if known else read_header(variant.settings.model)
         check_is_model(headers[number])
     trained = min((header.context_trained for header in headers.values() if header.context_trained), default=4096)
     context = max((variant.settings.n_ctx for _, variant in variants), default=0) or min(trained, MOST_CONTEXT)
@@ -129,7 +133,8 @@ def plan_eval(config: EvalConfig) -> EvalPlan:
         plan_context(headers[number], replace(variant.settings, n_ctx=largest))
         check_adapters(read_adapters(variant.settings), headers[number], variant.settings)
     text = config.text or shipped_text()
-    text_bytes(text)
+    if known is None:
+        text_bytes(text)
     mode, notes = _mode(config, headers)
     if config.chunk_tokens > trained:
         notes += (f"A model was trained with {trained:,} tokens of context, and a chunk has {config.chunk_tokens:,}.",)

@@ -1,8 +1,6 @@
 """The bill by formula, from a header alone: where llama.cpp cannot plan it.
 
-The cache is llama.cpp's own layout (llama-kv-cache.cpp, llama-kv-cache-iswa.cpp): per layer, with its own number of
-heads, sliding windows, and the compressed heads of latent attention. The compute buffer is modelled by its largest
-stage; the error against llama.cpp's plan is in `tests/fit`.
+The compute buffer is modelled by its largest stage; the error against llama.cpp's plan is in `tests/fit`.
 """
 
 from __future__ import annotations
@@ -11,29 +9,24 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from localknobs.engine.cache_layout import (
+    batch_tokens,
+    cache_cells,
+    is_windowed,
+    layer_cache_bytes,
+    layer_count,
+    padded,
+)
 from localknobs.engine.settings import LoadSettings
 from localknobs.fit.bill import Bill, DeviceBill
 from localknobs.fit.hollow import vocabulary_size
 from localknobs.fit.machine import CARD_OVERHEAD, FitMachine
-from localknobs.ggml_types import GGML_TYPES
 from localknobs.gguf_info import Header, TensorInfo
 
 ENGINE_BYTES = 50 * 2**20
 """Main memory of the engine's process besides the model: Python and llama.cpp's code; measured on Linux."""
 VOCABULARY_BYTES = 280
 """Main memory of one token of the vocabulary; measured on 150,000 with their merges (without merges 175)."""
-_TYPE_BYTES = {name.lower(): size / block for name, block, size in GGML_TYPES.values()}
-MOST_LAYERS = 512
-"""Of llama.cpp (llama-hparams.h, LLAMA_MAX_LAYERS)."""
-_PADDING = 256
-_WINDOW_EVERY = {
-    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "gemma4": 6, "cohere2": 4, "gpt-oss": 2, "llama4": 4, "olmo2": 4,
-    "exaone4": 4, "smallthinker": 4, "granite_swa": 4, "afmoe": 4,
-}  # fmt: skip
-"""In each run of so many layers all but the last look through the window only, where the header does not tell them."""
-_FIXED_WINDOW = {"llama4": 8192}
-_FULL_EVERY = "full_attention_interval"
-"""In hybrids: one layer of so many has a cache, the others a state of fixed size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +83,7 @@ def computed_bill(headers: Sequence[Header], settings: LoadSettings, machine: Fi
     stages = compute_stages(header, tensors, settings)
     used = [card for card in cards if card.weights]
     # Several cards that hold everything work on four batches at once, each with its own inputs (ggml-backend.cpp).
-    inputs = _masks(header, settings) + 4 * _tokens(settings) * header.number("embedding_length")
+    inputs = _masks(header, settings) + 4 * batch_tokens(settings) * header.number("embedding_length")
     copies = 3 * inputs if len(used) > 1 and first == 0 else 0
     for amounts in used:
         amounts.compute = copies + max(stages if amounts is used[-1] else stages[1:])
@@ -99,80 +92,23 @@ def computed_bill(headers: Sequence[Header], settings: LoadSettings, machine: Fi
     bills = [memory.bill("RAM", machine.free_bytes)]
     for card, amounts in zip(machine.cards, cards, strict=True):
         bills.append(amounts.bill(card.name, card.free_bytes, unified=card.unified))
-    return Bill(tuple(bills), _padded(settings.n_ctx), "computed", machine.assumptions)
+    return Bill(tuple(bills), padded(settings.n_ctx), "computed", machine.assumptions)
 
 
 def layers_of(header: Header, tensors: Sequence[TensorInfo], settings: LoadSettings) -> list[Layer]:
     """Return the layers of a model with what each takes."""
-    count = _layer_count(header)
+    count = layer_count(header)
     weights = [0] * count
     for tensor in tensors:
         found = re.match(r"blk\.(\d+)\.", tensor.name)
         if found and int(found[1]) < count:
             weights[int(found[1])] += tensor.size_bytes
-    return [Layer(weights[at], _cache_of(header, at, settings)) for at in range(count)]
-
-
-def _cache_of(header: Header, layer: int, settings: LoadSettings) -> int:
-    count = _layer_count(header)
-    if layer >= count - header.number("nextn_predict_layers"):
-        return 0
-    shared = header.number("attention.shared_kv_layers")
-    if shared and layer >= count - shared:
-        return 0
-    every = header.number(_FULL_EVERY)
-    heads = _at(header, "attention.head_count_kv", layer) or 0
-    if not header.per_layer("attention.head_count_kv"):
-        heads = _at(header, "attention.head_count", layer) or 0
-    if (every and (layer + 1) % every) or not heads:
-        return _state_bytes(header)
-    windowed = is_windowed(header, layer)
-    suffix = "_swa" if windowed and header.number("attention.key_length_swa") else ""
-    width, all_heads = header.number("embedding_length"), header.number("attention.head_count") or 1
-    key = header.number(f"attention.key_length{suffix}") or width // all_heads
-    value = header.number(f"attention.value_length{suffix}") or width // all_heads
-    latent = bool(header.number("attention.key_length_mla"))  # the values are a part of the keys
-    size = heads * key * _TYPE_BYTES[settings.cache_type_k]
-    size += 0 if latent else heads * value * _TYPE_BYTES[settings.cache_type_v]
-    return int(_cells(header, windowed, settings) * size)
-
-
-def _layer_count(header: Header) -> int:
-    return min(header.number("block_count"), MOST_LAYERS)  # a hostile header may claim billions
-
-
-def _cells(header: Header, windowed: bool, settings: LoadSettings) -> int:
-    context = _padded(settings.n_ctx)
-    if not windowed or settings.swa_full == "on":
-        return context
-    return _padded(min(context, _window(header) + _tokens(settings)))
-
-
-def is_windowed(header: Header, layer: int) -> bool:
-    """Return whether a layer looks through a sliding window only."""
-    if not _window(header):
-        return False
-    pattern = header.metadata.get(f"{header.architecture}.attention.sliding_window_pattern")
-    if isinstance(pattern, tuple) and layer < len(pattern):
-        return bool(pattern[layer])
-    every = int(pattern) if isinstance(pattern, int) and pattern > 1 else _WINDOW_EVERY.get(header.architecture, 0)
-    return bool(every) and layer % every < every - 1
-
-
-def _window(header: Header) -> int:
-    return header.number("attention.sliding_window") or _FIXED_WINDOW.get(header.architecture, 0)
-
-
-def _state_bytes(header: Header) -> int:
-    """Return the bytes of a recurrent layer's state, 32-bit (llama-hparams.cpp, n_embd_r and n_embd_s)."""
-    convolution, inner = header.number("ssm.conv_kernel"), header.number("ssm.inner_size")
-    state, groups = header.number("ssm.state_size"), header.number("ssm.group_count")
-    return 4 * (max(0, convolution - 1) * (inner + 2 * groups * state) + state * inner)
+    return [Layer(weights[at], layer_cache_bytes(header, at, settings)) for at in range(count)]
 
 
 def compute_stages(header: Header, tensors: Sequence[TensorInfo], settings: LoadSettings) -> tuple[int, int, int]:
     """Return the bytes that the output, attention and the feed-forward part need; they share one buffer in turn."""
-    tokens, cells = _tokens(settings), _padded(settings.n_ctx)
+    tokens, cells = batch_tokens(settings), padded(settings.n_ctx)
     width, heads = header.number("embedding_length"), header.number("attention.head_count")
     head = header.number("attention.key_length") or (width // heads if heads else 0)
     latent = header.number("attention.key_length_mla")
@@ -193,9 +129,9 @@ def compute_stages(header: Header, tensors: Sequence[TensorInfo], settings: Load
 
 def _masks(header: Header, settings: LoadSettings) -> int:
     """Return the bytes of the attention masks: one over all cells, and one over the window's."""
-    row = _tokens(settings) * (2 if _uses_flash(settings) else 4)
-    windowed = any(is_windowed(header, layer) for layer in range(_layer_count(header)))
-    return row * (_padded(settings.n_ctx) + (_cells(header, True, settings) if windowed else 0))
+    row = batch_tokens(settings) * (2 if _uses_flash(settings) else 4)
+    windowed = any(is_windowed(header, layer) for layer in range(layer_count(header)))
+    return row * (padded(settings.n_ctx) + (cache_cells(header, True, settings) if windowed else 0))
 
 
 def _output_weights(tensors: Sequence[TensorInfo], *, tied_twice: bool) -> int:
@@ -222,20 +158,5 @@ def _named(tensors: Sequence[TensorInfo], beginning: str) -> int:
     return sum(tensor.size_bytes for tensor in tensors if tensor.name.startswith(beginning))
 
 
-def _at(header: Header, key: str, layer: int) -> int | None:
-    values = header.per_layer(key)
-    if not values:
-        return None
-    return values[layer] if layer < len(values) else values[-1]
-
-
 def _uses_flash(settings: LoadSettings) -> bool:
     return settings.flash_attn != "off"
-
-
-def _tokens(settings: LoadSettings) -> int:
-    return min(settings.n_ubatch, settings.n_batch, _padded(settings.n_ctx))
-
-
-def _padded(count: int) -> int:
-    return (count + _PADDING - 1) // _PADDING * _PADDING

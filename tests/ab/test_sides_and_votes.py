@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from made_adapters import write_adapter
@@ -50,6 +51,15 @@ def test_a_model_with_an_adapter_and_without_it_is_loaded_once(tmp_path, built_i
     roomy = FitMachine(64 * 2**30, 32 * 2**30, 1e10)
     both = price_sides([plain, adapted], roomy)
     assert both.shared and both.together.total_bytes > price_sides([plain, plain], roomy).together.total_bytes
+
+
+@pytest.mark.parametrize("name", ["one - two.gguf", "one -ctk two.gguf"])
+def test_a_dash_in_a_name_begins_no_flags(tmp_path, built_in, name):
+    (tmp_path / name).symlink_to(built_in)
+    for text, flags in ((str(tmp_path / name), ""), (f"{tmp_path / name} -ctk q8_0 -c 64", "-ctk q8_0 -c 64")):
+        words = read_model_words(text)
+        assert (words.path.name, words.name, words.flags) == (name, Path(name).stem, flags)
+    assert words.loading == {"cache_type_k": "q8_0", "n_ctx": 64}
 
 
 @pytest.mark.parametrize(

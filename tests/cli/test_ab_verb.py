@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from random_model import TURN_END, write_scripted_model, written_tokens
 
+from localknobs.ab.side import read_side
 from localknobs.ab.votes import read_votes
+from localknobs.cli.ab import _one
+from localknobs.engine import Noted, TextArrived
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +32,14 @@ def test_both_answer_the_prompt_with_the_same_seed(run, pair):
     told = json.loads(run("ab", *pair, "-p", "Hello", "--seed", "7", "--json").stdout)
     assert (told["seed"], told["a"]["text"], told["b"]["text"]) == (7, "salve mundi", "hi you")
     assert told["a"]["stats"]["seed"] == told["b"]["stats"]["seed"] == 7 and told["votes"]["votes"] == 0
+    assert told["a"]["notes"] == told["b"]["notes"] == []
+
+
+def test_what_the_engine_notes_is_kept_with_the_answer():
+    events = [TextArrived("Hi"), Noted("The grammar allows no token."), TextArrived(" you")]
+    engine = SimpleNamespace(info=SimpleNamespace(recommended={}), stats=None, stream=lambda *_: iter(events))
+    answer = _one("A", engine, read_side("built-in"), "Hello", 1, write=False)
+    assert (answer.text, answer.notes) == ("Hi you", ("The grammar allows no token.",))
 
 
 def test_two_settings_of_one_model_and_no_votes_yet(run):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from evaluations import measure
 from random_model import nudged, write_random_model
 
+import localknobs.evaluate.kept_reports
 from localknobs.cli.main import run
 from localknobs.errors import BadFile, BadValue, NotFound
 from localknobs.evaluate.kept_reports import find_report, keep_report, kept_reports, report_of, reports_folder
@@ -85,6 +87,17 @@ def test_a_damaged_file_is_no_trouble_for_the_others(report, tmp_path):
     keep_report(report)
     with pytest.raises(BadValue, match="several"):
         find_report(name[:10])
+
+
+def test_only_the_report_that_is_meant_is_read(report, monkeypatch):
+    names = [keep_report(replace(report, made=f"202{year}-05-06T00:00:00+00:00")) for year in range(4)]
+    read: list[str] = []
+    monkeypatch.setattr(
+        localknobs.evaluate.kept_reports, "read_report_file", lambda file: read.append(file.stem) or report
+    )
+    assert find_report("last").name == names[3] and find_report("2021").name == names[1]
+    assert find_report(names[0]).name == names[0]
+    assert read == [names[3], names[1], names[0]]
 
 
 def test_the_verb_lists_prints_writes_and_deletes(report, tmp_path, capsys):

@@ -18,6 +18,7 @@ from localknobs.errors import BadFile, BadValue, EngineDied, NotEnough
 from localknobs.evaluate.models import pieces
 from localknobs.evaluate.run import evaluate, plan_eval
 from localknobs.evaluate.stages import shipped_text
+from localknobs.hardware import logical_cores
 from localknobs.jobs import Advanced, Noted, drain
 
 SIZE = 64
@@ -111,6 +112,19 @@ def test_the_bounded_mode_is_a_lower_bound_and_says_what_it_leaves_out(tmp_path,
     assert 0.5 * exact.divergence.mean.value < bounded.divergence.mean.value < exact.divergence.mean.value
     assert bounded.perplexity == exact.perplexity and bounded.divergence.same_top == exact.divergence.same_top
     assert 0.0 < bounded.outside < 0.5 and exact.outside == 0.0
+
+
+@pytest.mark.parametrize("mode", ["exact", "bounded"])
+def test_numbers_are_the_same_whether_cores_are_idle_or_not(models, text, mode):
+    found = []
+    for threads in (1, logical_cores()):
+        config = replace(
+            config_of([models[2]], models[0], text=text, mode=mode, chunks=3), threads=threads, restart=True
+        )
+        found.append(drain(evaluate(plan_eval(config))).models[1])
+    one, all_cores = found
+    assert all_cores.perplexity.value == pytest.approx(one.perplexity.value, rel=1e-6)
+    assert all_cores.divergence.mean.value == pytest.approx(one.divergence.mean.value, rel=1e-5)
 
 
 def test_small_vocabularies_are_kept_whole(models, text):

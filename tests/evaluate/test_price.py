@@ -9,6 +9,7 @@ import pytest
 from evaluations import config_of, measure
 from random_model import write_random_model
 
+import localknobs.evaluate.run
 from localknobs.cli.main import run
 from localknobs.engine.tokens import tokens_of
 from localknobs.errors import BadFile, BadValue
@@ -40,6 +41,15 @@ def test_amounts_are_those_of_the_run(model):
     assert suites["needle"].amount == "2,400 tokens"
     assert not suites["speed"].chosen and suites["speed"].amount == "5 rounds"
     assert "parent" in suites["kld"].trouble and not suites["kld"].amount
+
+
+def test_models_and_text_are_read_once_for_all_suites(model, monkeypatch):
+    read: list[str] = []
+    whole, header = localknobs.evaluate.run.text_bytes, localknobs.evaluate.run.read_header
+    monkeypatch.setattr(localknobs.evaluate.run, "text_bytes", lambda file: read.append("text") or whole(file))
+    monkeypatch.setattr(localknobs.evaluate.run, "read_header", lambda file: read.append("header") or header(file))
+    assert len(price_of(config(model)).suites) > 5
+    assert sorted(read) == ["header", "text"]
 
 
 def test_a_text_that_has_more_tokens_than_bytes_is_counted_whole(model):

@@ -207,6 +207,21 @@ def test_an_effect_names_a_model_whose_name_looks_like_flags(models, tmp_path):
     assert [one.model for one in measured_effects()] == ["near -v2"]
 
 
+def test_two_files_of_one_name_are_told_apart(models, tmp_path, capsys):
+    for folder, apart in (("one", 0.02), ("two", 0.2)):
+        (tmp_path / folder).mkdir()
+        nudged(models[0], tmp_path / folder / "near.gguf", apart)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    files = [str(tmp_path / folder / "near.gguf") for folder in ("one", "two")]
+    words = ["eval", *files, "--base", str(models[0]), "-f", str(tmp_path / "text.txt"), "--chunk", "64", "-t", "1"]
+    assert run([*words, "--json"]) == 0
+    means = {
+        one["label"]: one["divergence"]["mean"]["value"] for one in json.loads(capsys.readouterr().out)["models"][1:]
+    }
+    assert list(means) == ["one/near", "two/near"] and means["one/near"] < means["two/near"]
+    assert {one.model: one.numbers["kld_mean"] for one in measured_effects()} == means
+
+
 def test_a_file_of_another_type_is_an_effect_of_its_lever(home, tmp_path, capsys):
     smaller = tmp_path / "smaller.gguf"
     assert run(["quantize", "built-in", "Q8_0", "-o", str(smaller)]) == 0

@@ -10,6 +10,7 @@ from scripted_engine import PROCESS_S, until
 from textual.widgets import Input
 
 from localknobs.diagnose import SYMPTOMS
+from localknobs.jobs import Found
 from localknobs.tui.screens.diagnose import DiagnoseScreen
 from localknobs.tui.screens.measure import MeasureScreen
 from localknobs.tui.works import Work
@@ -81,6 +82,20 @@ async def test_every_symptom_is_probed_in_one_go_and_what_is_stopped_keeps_the_r
         assert work.state == "stopped"
         await until(pilot, lambda: finding(again, "niche") == "open" and finding(again, "slow") == "not confirmed")
         assert finding(again, "facts") == ""
+
+
+async def test_findings_of_all_symptoms_are_shown_one_by_one(opened):
+    async with opened() as (pilot, _chat):
+        screen = await diagnose(pilot)
+        work = Work("diagnose", "all", tuple(screen._arguments("all")))
+        pilot.app.works.items.insert(0, work)
+        fields = {"text": "9 of 10.", "numbers": {}, "remedies": [], "command": ""}
+        for symptom, verdict in (("slow", "confirmed"), ("loops", "rejected")):
+            assert finding(screen, symptom) == ""
+            work.hear(event := Found({"symptom": symptom, "verdict": verdict, **fields}))
+            pilot.app.works._tell(work, event)
+            await until(pilot, lambda symptom=symptom: finding(screen, symptom) != "")
+        assert (finding(screen, "slow"), finding(screen, "loops")) == ("confirmed", "not confirmed") and work.active
 
 
 async def test_what_has_no_lever_says_so_and_is_not_probed(opened):

@@ -69,6 +69,15 @@ async def planned(pilot, screen) -> None:
     await waits(pilot, lambda: "Ctrl+S starts" in text(screen), "the plan")
 
 
+async def test_the_chats_model_comes_with_what_changes_its_numbers(opened):
+    async with opened() as (pilot, chat):
+        chat.load_values.update(cache_type_k="q8_0", n_ctx=512, threads=1)
+        await pilot.press("alt+m")
+        await until(pilot, lambda: isinstance(pilot.app.screen, MeasureScreen) and pilot.app.screen.query(Candidates))
+        await until(pilot, lambda: pilot.app.screen.form.models == ("built-in -ctk q8_0",))
+        await until(pilot, lambda: pilot.app.screen.form.base == "built-in")
+
+
 async def test_a_quant_is_measured_against_the_parent_that_is_proposed(opened, home, shelf):
     async with opened() as (pilot, _chat):
         screen = await measure(pilot, shelf / "some-Q8_0.gguf", home)

@@ -63,7 +63,7 @@ def test_speeds_that_differ_by_one_knob_are_effects_of_it(home: Path):
     (found,) = [one for one in effects_of_knob(ALL_KNOBS["cache_type_k"])]
     assert found.settings == {"cache_type_k": "q8_0"} and found.against == "cache_type_k f16"
     assert found.text == "reads 90 tokens/s instead of 100 (-10%); writes 55 tokens/s instead of 50 (+10%)"
-    assert found.command == "localknobs bench /m/some.gguf -ctk f16,q8_0"
+    assert found.command == "localknobs bench /m/some.gguf -ctk f16,q8_0 -t 2"
     (threads,) = effects_of_knob(ALL_KNOBS["threads"])
     assert threads.against == "threads 1" and "(+67%)" in threads.text
 
@@ -74,7 +74,14 @@ def test_the_command_of_a_speed_can_be_typed_where_the_path_has_spaces(home: Pat
         speed({"threads": 2}, 100, 50, model=path), speed({"threads": 2, "cache_type_k": "q8_0"}, 90, 55, model=path),
     ])  # fmt: skip
     (found,) = effects_of_knob(ALL_KNOBS["cache_type_k"])
-    assert shlex.split(found.command) == ["localknobs", "bench", path, "-ctk", "f16,q8_0"]
+    assert shlex.split(found.command) == ["localknobs", "bench", path, "-ctk", "f16,q8_0", "-t", "2"]
+
+
+def test_the_command_of_a_speed_has_what_else_was_turned(home: Path):
+    both = {"threads": 2, "n_batch": 64, "flash_attn": "on"}
+    remember_speeds([speed(both, 100, 50), speed({**both, "cache_type_k": "q8_0"}, 90, 55)])
+    (found,) = effects_of_knob(ALL_KNOBS["cache_type_k"])
+    assert found.command == "localknobs bench /m/some.gguf -ctk f16,q8_0 -t 2 -b 64 -fa on"
 
 
 def test_a_knob_that_bench_does_not_turn_has_no_command(home: Path):

@@ -56,7 +56,7 @@ def test_beyond_it_yarn_is_proposed_with_a_factor_that_reaches_and_the_price(mod
         "n_ctx": 10_000, "rope_scaling": "yarn", "rope_scale": 2.5, "yarn_orig_ctx": 4096,
     }  # fmt: skip
     assert found.proposed.rope.window >= 10_000
-    assert found.cache_bytes == 10_000 * 2 * 2 * 64 * (34 / 32 + 2)
+    assert found.cache_bytes == 10_240 * 2 * 2 * 64 * (34 / 32 + 2)  # in steps of 256
     assert found.attention_work == pytest.approx((10_000 / 4096) ** 2)
     assert [way.name for way in found.others] == ["ntk", "linear"]
     assert found.proposed.left_alone > found.others[0].left_alone >= found.others[1].left_alone == 0

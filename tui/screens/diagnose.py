@@ -15,7 +15,7 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import DataTable, Input, Static
 
 from localknobs.diagnose import SYMPTOMS, Symptom
-from localknobs.jobs import JobEvent, Noted
+from localknobs.jobs import Found, JobEvent, Noted
 from localknobs.knobs import Value, flag_words
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
@@ -166,7 +166,7 @@ class DiagnoseScreen(WorkScreen[Remedied | None]):
     def _heard(self, heard: Work, event: JobEvent | None) -> None:
         if isinstance(event, Noted):
             self.notify(event.text)
-        if event is None:
+        if event is None or isinstance(event, Found):
             self._gather()
 
     def _gather(self) -> None:
@@ -174,7 +174,8 @@ class DiagnoseScreen(WorkScreen[Remedied | None]):
         self._found = {}
         for one in reversed(self._works.items):
             if one.kind == self.WORK and list(one.arguments[2:]) == self._arguments("")[2:]:
-                for finding in _findings(one.output):
+                told = [event.data for event in one.events if isinstance(event, Found)]
+                for finding in (*told, *_findings(one.output)):
                     self._found[str(finding["symptom"])] = finding
         self._draw()
         self._show_state()

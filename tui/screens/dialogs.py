@@ -130,9 +130,14 @@ class Dialogs(ModelScreen):
         self.app.push_screen(TuneScreen(), self._wished)
 
     def action_measure(self) -> None:
-        """Measure models; what runs or ran last is shown, else the chat's model with the adapters that are on it."""
-        adapters = {name: self.load_values[name] for name in ("lora", "control_vector") if self.load_values[name]}
-        flags = shlex.join(flag_words(adapters))
+        """Measure models; what runs or ran last is shown, else the chat's model with what changes its numbers."""
+        loading = defaults("loading")
+        turned = {
+            name: value
+            for name, value in self.load_values.items()
+            if value != loading[name] and KNOBS[name].group in ("RoPE", "Cache", "Live adapters")
+        }
+        flags = shlex.join(flag_words(turned))
         self._open_measure(f"{self.wanted_name} {flags}".strip())
 
     def _open_measure(self, model: str, *, fresh: bool = False) -> None:
