@@ -57,11 +57,11 @@ def looking_threads(models: Sequence[OpenModel]) -> tuple[int, bool]:
 
     A thread that looks while all cores compute holds up every one of them: they wait for each other at each step.
     """
-    cores = logical_cores()
+    cores, some = logical_cores(), max(1, physical_cores() // 2)
+    if any(device != "CPU" for one in models for device in one.model.devices):
+        return some, True
     idle = cores - max(one.model.prompt_threads for one in models)
-    if 4 * idle >= cores or any(device != "CPU" for one in models for device in one.model.devices):
-        return max(1, min(idle, physical_cores() // 2)), True
-    return cores, False
+    return (min(idle, some), True) if 4 * idle >= cores else (cores, False)
 
 
 class _Reader:

@@ -112,8 +112,8 @@ def test_a_disk_that_refuses_what_is_kept_is_an_error_in_words(tmp_path):
 
 @pytest.mark.parametrize(
     ("cores", "threads", "devices", "expected"),
-    [(2, 1, ["CPU"], (1, True)), (2, 2, ["CPU"], (2, False)), (16, 8, ["CPU"], (8, True)), (16, 13, ["CPU"], (16, False)),
-     (8, 8, ["CUDA0", "CPU"], (1, True))],
+    [(2, 1, ["CPU"], (1, True)), (2, 2, ["CPU"], (2, False)), (16, 8, ["CPU"], (4, True)),
+     (16, 13, ["CPU"], (16, False)), (8, 8, ["CUDA0", "CPU"], (2, True))],
 )  # fmt: skip
 def test_logits_are_looked_at_beside_the_model_where_cores_are_idle(monkeypatch, cores, threads, devices, expected):
     pytest.importorskip("llama_cpp")
