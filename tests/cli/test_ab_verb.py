@@ -36,7 +36,7 @@ def test_both_answer_the_prompt_with_the_same_seed(run, pair):
 
 
 def test_what_the_engine_notes_is_kept_with_the_answer():
-    events = [TextArrived("Hi"), Noted("The grammar allows no token."), TextArrived(" you")]
+    events = [TextArrived("Hi", 1, 2, 3.0), Noted("The grammar allows no token."), TextArrived(" you", 2, 3, 3.0)]
     engine = SimpleNamespace(info=SimpleNamespace(recommended={}), stats=None, stream=lambda *_: iter(events))
     answer = _one("A", engine, read_side("built-in"), "Hello", 1, write=False)
     assert (answer.text, answer.notes) == ("Hi you", ("The grammar allows no token.",))
