@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import monotonic
 from typing import Any
 
-from localknobs.engine.checks import cache_bytes_per_token
+from localknobs.engine.cache_layout import cache_bytes
 from localknobs.evaluate.context_plan import EffectPlan, text_name
 from localknobs.evaluate.results import Paired, Share, plain
 from localknobs.evaluate.run import EvalPlan, plan_eval
@@ -230,9 +230,9 @@ def _run(plan: EvalPlan, session: Session) -> Job[Found]:
 def _fitting(plan: EffectPlan) -> tuple[int, ...]:
     """Return the lengths of which two caches fit beside the weights; they are the same file, read twice."""
     settings, free = plan.scaled.settings, available_memory_bytes()
-    a_token = cache_bytes_per_token(plan.header, settings.cache_type_k, settings.cache_type_v)
     weights = sum(file.stat().st_size for file in shard_paths(plan.header))
-    return tuple(reach for reach in plan.reaches if not free or 2 * a_token * reach + weights < free)
+    caches = {reach: cache_bytes(plan.header, replace(settings, n_ctx=reach)) for reach in plan.reaches}
+    return tuple(reach for reach in plan.reaches if not free or 2 * caches[reach] + weights < free)
 
 
 def _affordable(plan: EffectPlan, reaches: Sequence[int], found: Found, left_minutes: float) -> tuple[int, str]:
