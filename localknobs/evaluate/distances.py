@@ -108,7 +108,8 @@ def room(name: str, shape: tuple[int, ...], kind: Any = np.float32) -> npt.NDArr
     held = _rooms.__dict__.get(name)
     if held is None or len(held) < size:
         held = _rooms.__dict__[name] = np.empty(size, np.uint8)
-    return held[:size].view(kind).reshape(shape)
+    found: npt.NDArray[Any] = held[:size].view(kind).reshape(shape)
+    return found
 
 
 def score(logits: Logits, targets: Tokens) -> Scores:
@@ -186,9 +187,11 @@ def _growth(weights: Logits, apart: Logits, own: Logits, ratios: Logits) -> Floa
         np.copyto(chosen, np.logical_not(large, out=large))
         powers *= chosen
         powers += own
-    return powers.sum(axis=1).astype(np.float64)
+    found: Floats = powers.sum(axis=1).astype(np.float64)
+    return found
 
 
 def _row_products(one: Logits, other: Logits) -> Floats:
     """Return the sum of the products of each two rows; by BLAS, which a measuring process keeps to one thread."""
-    return np.matmul(one[:, None, :], other[:, :, None])[:, 0, 0].astype(np.float64)
+    found: Floats = np.matmul(one[:, None, :], other[:, :, None])[:, 0, 0].astype(np.float64)
+    return found

@@ -97,7 +97,7 @@ class KeptLogits:
         try:
             with open(self._path, "r+b") as file:
                 file.seek(begin * rows.itemsize)
-                file.write(rows)
+                file.write(rows.data)
         except OSError as error:
             raise LocalknobsError(
                 f"The parent's log-probabilities cannot be kept in {self._path.parent}: {error.strerror}",
@@ -111,7 +111,7 @@ class KeptLogits:
         rows = self._room(count)
         with open(self._path, "rb") as file:
             file.seek(begin * rows.itemsize)
-            file.readinto(rows.view(np.uint8))
+            file.readinto(rows.view(np.uint8).data)
         return rows
 
 
