@@ -225,12 +225,15 @@ def _forgetting(report: Report) -> Table | None:
         assert found is not None
         rows.append((
             model.label, f"{math.exp(found.divergence.log_ratio.value):.4f}", estimate_text(found.divergence.mean),
-            share_text(found.share), paired_text(found.paired), found.verdict,
+            share_text(found.share), paired_text(found.paired),
         ))  # fmt: skip
-    about = ("General text and tasks that are shipped, before and after; the perplexity ratio is after / before.",)
+    about = (
+        "General text and tasks that are shipped, before and after; the perplexity ratio is after / before.",
+        *(f"{model.label}: {model.forgetting.verdict}" for model in models if model.forgetting),
+    )
     return Table(
         f"Forgetting, against {report.base}", "forgetting",
-        ("model", "perplexity ratio", "KLD mean", "general tasks", "changed", "in words"), tuple(rows), about,
+        ("model", "perplexity ratio", "KLD mean", "general tasks", "changed"), tuple(rows), about,
     )  # fmt: skip
 
 
@@ -254,20 +257,21 @@ def _needles(report: Report) -> Table | None:
     first = models[0].needle
     assert first is not None
     lengths = sorted({cell.length for cell in first.cells})
-    rows = []
+    rows, totals = [], []
     for model in models:
         assert model.needle is not None
-        for depth in sorted({cell.depth for cell in model.needle.cells}):
+        for at, depth in enumerate(sorted({cell.depth for cell in model.needle.cells})):
             cells = {cell.length: cell for cell in model.needle.cells if cell.depth == depth}
             rows.append((
-                model.label if depth == 0 else "", f"{depth:.0%}",
+                "" if at else model.label, f"{depth:.0%}",
                 *("  ".join(needle_texts(cells[length])) if length in cells else "" for length in lengths),
             ))  # fmt: skip
         changed = f"; against {report.base} {paired_text(model.needle.paired)}" if model.needle.paired else ""
-        rows.append(("", "all", share_text(model.needle.share) + changed, *("" for _ in lengths[1:])))
+        totals.append(f"{model.label}: {share_text(model.needle.share)} of all found{changed}.")
     about = (
         "A number said once in a text of that many tokens, at that depth (0% is the beginning): found when "
         + NEEDLES_FOUND[first.mode],
+        *totals,
     )
     return Table("Needles", "needle", ("model", "depth", *(f"{length:,}" for length in lengths)), tuple(rows), about)
 
@@ -308,9 +312,9 @@ def _speed(report: Report) -> Table | None:
     first = models[0].speed
     assert first is not None
     about = (
-        f"Tokens a second on {report.threads} threads: median and range of {first.rounds} rounds in which the models "
-        f"took turns; {first.prompt_tokens} tokens read (pp), {first.generated_tokens} written (tg), each from an "
-        "empty cache.",
+        f"Tokens a second on {report.threads} thread{'s' * (report.threads != 1)}: median and range of {first.rounds} "
+        f"round{'s' * (first.rounds != 1)} in which the models took turns; {first.prompt_tokens} tokens read (pp), "
+        f"{first.generated_tokens} written (tg), each from an empty cache.",
     )
     return Table(
         "Speed", "speed",

@@ -45,6 +45,15 @@ def test_a_report_is_read_again_as_it_was(report):
     assert kept.title == "near against base"
 
 
+def test_the_needles_of_each_model_stand_under_its_name_wherever_the_first_of_them_is(report):
+    models = [
+        replace(one, needle=replace(one.needle, cells=tuple(replace(cell, depth=0.5) for cell in one.needle.cells)))
+        for one in report.models
+    ]
+    (table,) = (table for table in tables_of(replace(report, models=tuple(models))) if table.title == "Needles")
+    assert [row[0] for row in table.rows] == ["base", "near"]
+
+
 def test_every_stage_says_how_long_it_took(report):
     times = {time.stage: time for time in report.times}
     assert {"text", "needle", "position", "speed"} <= set(times)
