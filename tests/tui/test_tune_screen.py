@@ -86,6 +86,7 @@ async def test_a_training_goes_on_while_the_screen_is_left_and_is_stopped(opened
 async def test_a_stopped_training_is_offered_when_the_program_is_opened_again(opened, scripted, base, home, tmp_path):
     from tiny_training import tiny_config
 
+    from localknobs.convert.imatrix import shipped_text
     from localknobs.jobs import Measured
     from localknobs.tune.examples import shipped_examples
     from localknobs.tune.finetune import finetune
@@ -93,8 +94,8 @@ async def test_a_stopped_training_is_offered_when_the_program_is_opened_again(op
 
     models = home / "data" / "models"
     models.mkdir(parents=True)
-    general = shipped_examples("flags", "-general")
-    job = finetune(plan_finetune(tiny_config(base, tmp_path, output=models / "half", general=general, prove=False)))
+    measured = {"general": shipped_examples("flags", "-general"), "rehearsal": shipped_text()}
+    job = finetune(plan_finetune(tiny_config(base, tmp_path, output=models / "half", prove=False, **measured)))
     for event in job:
         if isinstance(event, Measured) and event.name == "loss" and event.step == 3:
             break
