@@ -1,4 +1,4 @@
-"""A report and a plan with fixed numbers, for pictures of the Measure screen."""
+"""A report, plans and curves with fixed numbers, for pictures of the Measure and the Tune screen."""
 
 from __future__ import annotations
 
@@ -75,11 +75,35 @@ def plan() -> dict[str, Any]:
     return {"suites": suites, "seconds": 72.0, "notes": []}
 
 
+def training_plan() -> dict[str, Any]:
+    """Return what `finetune --dry-run --json` would say."""
+    shown = [["<|user|>\nmake it less random<|end|>\n<|assistant|>\n", False], ["--temp 0.2<|end|>", True]]
+    return {
+        "learn": 1800, "held_out": 200, "duplicates": 0, "shortest": 12, "longest": 61, "median": 24, "cut": 0,
+        "tokens": 45_000, "learned": 16_200, "steps": 340, "seconds": 240.0,
+        "price": "lora: it is 420 MiB of memory, of 16 GiB that are free.", "notes": [],
+        "recipe": {"reasons": ["rank 16: a small model learns little by less"]}, "shown": shown,
+    }  # fmt: skip
+
+
+def training_curves() -> str:
+    """Return the lines of a training that is half on its way."""
+    lines: list[dict[str, Any]] = [{"step": 0, "steps": 340, "held_out": 3.1, "general": 2.0}]
+    for step in range(1, 171):
+        lines.append({"step": step, "loss": 0.4 + 2.6 / (1 + step / 20), "rate": 2e-4 * min(step / 20, 1 - step / 400),
+                      "tokens": 1024, "took": 0.5})  # fmt: skip
+        if step % 34 == 0:
+            lines.append({"step": step, "held_out": 0.6 + 2.5 / (1 + step / 25), "general": 2.0 + step / 1700})
+            lines.append({"step": step, "samples": [["make it less random", f"--temp 0.{step // 34}"]]})
+    return "".join(f"{json.dumps(line)}\n" for line in lines)
+
+
 class ToldPlan:
-    """Stands for the child process that makes the plan."""
+    """Stands for the child process that makes the plan of a measurement or of a training."""
 
     def __init__(self, arguments: Any, post: Any) -> None:
-        post(JobEnded(self, 0, json.dumps(plan()), ""))  # type: ignore[arg-type]
+        told = training_plan() if arguments[0] == "finetune" else plan()
+        post(JobEnded(self, 0, json.dumps(told), ""))  # type: ignore[arg-type]
 
     def kill(self) -> None:
         pass

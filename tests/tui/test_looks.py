@@ -21,6 +21,7 @@ from localknobs.evaluate import model_words
 from localknobs.fit.bill import Bill, DeviceBill
 from localknobs.knobs import Value
 from localknobs.library import Listing, ModelEntry
+from localknobs.paths import models_folder
 from localknobs.tui import contest, works
 from localknobs.tui.app import LocalknobsApp
 from localknobs.tui.downloads import Download
@@ -32,6 +33,7 @@ from localknobs.tui.widgets.adapter_rows import AdapterRow
 from localknobs.tui.widgets.composer import Composer
 from localknobs.tui.widgets.fit_bar import FitBar
 from localknobs.tui.works import Work
+from localknobs.tune.curves import curves_file
 
 ANSWER = """\
 Here is **what I know**:
@@ -260,6 +262,38 @@ def test_measure(snap_compare, scripted, monkeypatch, size, part):
         if part == "needles":
             await pilot.press("right", "right")
             await until(pilot, lambda: "depth" in str(screen.query_one("#words", Static).render()))
+        await pilot.pause()
+
+    assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("part", ["data", "curves"])
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)], ids=["120x40", "80x24"])
+def test_tune(snap_compare, scripted, monkeypatch, size, part):
+    clock = [1000.0]
+    monkeypatch.setattr(works, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(jobs, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(work_screen, "ChildJob", measured.ToldPlan)
+    output = models_folder() / "built-in-flags"
+    running = works.Work("finetune", "built-in on flags", ("finetune", "built-in", "flags", "-o", str(output)),
+                         began=1000.0)  # fmt: skip
+    running.hear(jobs.Started("training", 340, "steps"))
+    clock[0] += 90
+    running.hear(jobs.Advanced(170))
+
+    async def before(pilot: Any) -> None:
+        await until(pilot, lambda: pilot.app.screen.bridge.ready)
+        if part == "curves":
+            output.parent.mkdir(parents=True)
+            curves_file(output).write_text(measured.training_curves())
+            pilot.app.works.items.append(running)
+        await pilot.press("alt+u")
+        await until(pilot, lambda: pilot.app.screen.query("#losses"))
+        screen = pilot.app.screen
+        screen.query_one("#base").cursor_blink = False
+        await until(pilot, lambda: "1,800 examples" in str(screen.query_one("#plan", Static).render()))
+        if part == "curves":
+            await until(pilot, lambda: "step 170" in str(screen.query_one("#samples", Static).render()))
         await pilot.pause()
 
     assert snap_compare(LocalknobsApp(), terminal_size=size, run_before=before)

@@ -7,6 +7,7 @@ import threading
 import pytest
 from scripted_engine import until
 from textual.app import App, ComposeResult
+from textual.widgets import OptionList
 from textual.widgets._footer import FooterKey
 from textual.widgets.selection_list import Selection
 
@@ -80,3 +81,12 @@ async def test_the_footer_cuts_no_key_and_keeps_the_way_back(opened):
             assert footer.virtual_size.width <= width
             shown = {key.key for key in footer.query(FooterKey)}
             assert "escape" in shown and ("ctrl+p" in shown) == (width == 130)
+
+
+async def test_the_menu_has_one_line_a_screen_in_a_narrow_terminal(opened):
+    async with opened(size=(80, 24)) as (pilot, _chat):
+        await pilot.press("f7")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Picker))
+        listed = pilot.app.screen.query_one(OptionList)
+        await until(pilot, lambda: listed.size.height > 0)
+        assert listed.virtual_size.height == len(PLACES)

@@ -97,8 +97,10 @@ class CardsScreen(Screen[str | None]):
         if self._first:
             keys = [option.id for option in listed.options]
             at = keys.index(self._first) if self._first in keys else 0
-        elif words:  # the first knob that fits, rather than the lever above it
-            at = next((at for at, one in enumerate(listed.options) if one.id in ALL_KNOBS), 0)
+        elif words:  # what is called so; else the first knob that fits, rather than the lever above it
+            names = [str(option.prompt).strip().lower() if option.id else "" for option in listed.options]
+            knobs = (at for at, option in enumerate(listed.options) if option.id in ALL_KNOBS)
+            at = next((at for at, name in enumerate(names) if name.startswith(typed.strip().lower())), next(knobs, 0))
         listed.highlighted = at
 
     def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:

@@ -49,7 +49,7 @@ class ForgeScreen(PlannedWorkScreen[str | None]):
 
     DEFAULT_CSS = """
     ForgeScreen {
-        & #fields { width: 46; padding: 0 1; border-right: vkey $surface-lighten-1; }
+        & #fields { width: 56; padding: 0 1; border-right: vkey $surface-lighten-1; }
         & .label { color: $text-muted; margin-top: 1; }
         & Input { border: none; height: 1; padding: 0 1; background: $boost; }
         & Input:focus { border: none; background: $primary 25%; }
@@ -85,11 +85,11 @@ class ForgeScreen(PlannedWorkScreen[str | None]):
             with Vertical(id="fields"):
                 yield Static("What to make files of", classes="label")
                 yield Input(self._source, id="source", placeholder="a checkpoint's folder, a GGUF, a model's name")
-                yield Static("Adapters to merge, PATH or PATH:SCALE, commas between", classes="label")
+                yield Static("Adapters to merge: PATH or PATH:SCALE, …", classes="label")
                 yield Input(self._adapters, id="adapters", placeholder="none")
                 yield Static("Where to", classes="label")
                 yield Input(str(models_folder()), id="folder")
-                yield Static("Types: Space marks; several cost one reading", classes="label")
+                yield Static("Types: Space marks, one or several", classes="label")
                 choices = [Selection(f"{name:<7} {text}", name, name == "Q4_K_M") for name, text in TYPES]
                 yield MarkList(*choices)
             with Vertical(id="right"):

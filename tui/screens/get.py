@@ -79,12 +79,14 @@ class GetScreen(Screen[Wish | None]):
         & .title { text-style: bold; padding: 0 1; height: 1; }
         & #lists { height: 1fr; }
         & #repositories { height: 1fr; }
-        & #right { border-left: vkey $surface-lighten-1; }
+        & #left { width: 11fr; }
+        & #right { width: 9fr; border-left: vkey $surface-lighten-1; }
         & #files { height: 1fr; }
         & .note { color: $text-muted; padding: 0 1; height: auto; max-height: 4; }
         & #queue { height: auto; max-height: 9; border-top: hkey $surface-lighten-1; }
         & #queue.-empty { display: none; }
         &.-narrow #lists { layout: vertical; }
+        &.-narrow #left, &.-narrow #right { width: 1fr; }
         &.-narrow #right { border-left: none; border-top: hkey $surface-lighten-1; }
         &.-narrow #queue { max-height: 5; }
     }
@@ -112,7 +114,7 @@ class GetScreen(Screen[Wish | None]):
         """Lay out search, repositories, files and queue."""
         yield Input(id="search", placeholder="a name to search for, or org/repo, or a hub address; Enter searches")
         with Horizontal(id="lists"):
-            with Vertical():
+            with Vertical(id="left"):
                 yield Static("Repositories", classes="title")
                 yield ListTable("List its files", id="repositories")
             with Vertical(id="right"):

@@ -54,6 +54,7 @@ class Picker(ModalScreen[str | None]):
     Picker .note { color: $text-muted; height: auto; }
     Picker Input, Picker Input:focus { border: none; height: 1; padding: 0 1; margin: 1 0; background: $boost; }
     Picker OptionList { height: auto; max-height: 24; border: none; padding: 0; background: transparent; }
+    Picker OptionList { text-wrap: nowrap; text-overflow: ellipsis; }
     Picker .keys { color: $text-muted; margin-top: 1; }
     """  # noqa: E501
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -255,9 +255,7 @@ class TuneScreen(PlannedWorkScreen[Wish | None]):
 
     def action_start(self) -> None:
         """Train."""
-        if self._active:
-            self.notify("A training runs already: Ctrl+X stops it.", severity="warning")
-        elif not self._planned:
+        if not self._planned:
             self.set_class(False, "-run")
             self.notify("The data was not looked at yet: see on the right.", severity="warning")
         else:
@@ -389,8 +387,8 @@ class TuneScreen(PlannedWorkScreen[Wish | None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer what is possible now."""
-        if action == "stop":
-            return self._active
+        if action in ("stop", "start"):
+            return self._active == (action == "stop")
         if action == "resume":
             return bool(self._stopped) and not self._active
         if action in ("chat", "forge"):

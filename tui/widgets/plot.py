@@ -150,7 +150,7 @@ def _ends(picture: Picture) -> tuple[float, float, float]:
     top = max((y for _, y in points), default=1.0)
     first = min((x for x, _ in points), default=0.0)
     last = max([picture.last, *(x for x, _ in points)])
-    return first, max(last, first + 1e-9), max(top, picture.low * 10, 1e-9)
+    return first, max(last, first + 1e-9), max(top, picture.low * 10 if picture.log else 0.0, 1e-9)
 
 
 def _at(points: Points, x: float) -> float | None:
