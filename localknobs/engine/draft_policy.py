@@ -23,7 +23,7 @@ PLAIN_FIRST = 3
 """Steps without a draft at the very beginning: what everything else is measured against."""
 PLAIN_AGAIN = 48
 """Steps with a draft after which one without is taken, so that the measure stays fresh."""
-EARNED = 0.015
+EARNED = 0.012
 """Share of all time, that of reading prompts too, which may be lost by finding out."""
 MOST_EARNED, MOST_WON = 3, 16
 """Plain tokens' time that the purse may hold of what was earned, and with what drafts have won."""
