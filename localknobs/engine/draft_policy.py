@@ -31,7 +31,7 @@ DEBT, MOST_DEBT = 0.25, 2
 """Plain tokens' time of debt from which on nothing is even looked at: where nothing promises to pay, and at all."""
 NEEDED = 3
 """Judged tokens without which a kind of draft is not believed in."""
-HEARD = 8
+HEARD = 13
 """Tokens of an answer without which no audition is held."""
 TRIALS = 2
 """Drafts that are hoped to be cheap before their measured cost decides; one again after every pause."""

@@ -137,7 +137,7 @@ class SpeculativeSteps:
         if self._policy.looks():
             # The beginning of an answer is not charged: that takes a small share of the time of reading its prompt.
             new = len(self._new)
-            self._listen()
+            heard = self._listen()
             listened = perf_counter()
             if len(self._new) == new:
                 self._policy.spend(listened - began)
@@ -145,7 +145,7 @@ class SpeculativeSteps:
             looked, began = began, listened
             if room >= 1 and not plain_turn:
                 kind, draft, read_s = self._draft(room)
-                if not kind and len(self._new) == new:
+                if not kind and not heard and len(self._new) == new:
                     self._policy.costs.record_look(perf_counter() - looked)
         drawn = perf_counter()
         code = cache.model.decode_all((token, *draft)) if draft else cache.model.decode((token,))
@@ -180,9 +180,9 @@ class SpeculativeSteps:
             if not self._cache.model.drop_last(count):
                 raise self._cache.failed(0)
 
-    def _listen(self) -> None:
-        """Let the drafters follow the text, and learn how right they are."""
-        policy, text = self._policy, self._cache.tokens
+    def _listen(self) -> bool:
+        """Let the drafters follow the text, and learn how right they are; return whether there was an audition."""
+        policy, text, heard = self._policy, self._cache.tokens, False
         for drafter in self._drafters:
             kind = drafter.kinds[0]
             if not policy.asks(kind):
@@ -192,7 +192,9 @@ class SpeculativeSteps:
             policy.judged(drafter, *drafter.follow(text, judge=judge))
             allowed_s = policy.hears(kind, self._written, drafter.price(text))
             if allowed_s:
+                heard = True
                 policy.heard(drafter, drafter.audition(text, self._written, allowed_s))
+        return heard
 
     def _draft(self, room: int) -> tuple[str, list[int], float]:
         """Return guesses for what follows the text, who made them, and the seconds it took to know the text.
