@@ -24,8 +24,8 @@ def test_the_same_question_twice_reads_one_token_and_gives_the_same_answer(built
     assert again.stats.reused_tokens == again.stats.prompt_tokens - 1
 
 
-def test_a_next_turn_reads_only_what_is_new_and_answers_as_without_reuse(built_in, open_engine):
-    engine, fresh = open_engine(built_in), open_engine(built_in)
+def test_a_next_turn_reads_only_what_is_new_and_answers_as_without_reuse(built_in, shared_engine, open_engine):
+    engine, fresh = shared_engine(built_in), open_engine(built_in)
     values = {**GREEDY, "n_predict": 24}
     turns = user("What is temperature?")
     first = ask(engine, turns, values)
@@ -38,8 +38,8 @@ def test_a_next_turn_reads_only_what_is_new_and_answers_as_without_reuse(built_i
     assert without.stats.reused_tokens == 0 and without.text == second.text
 
 
-def test_a_changed_early_message_is_read_again_from_there(built_in, open_engine):
-    engine, fresh = open_engine(built_in), open_engine(built_in)
+def test_a_changed_early_message_is_read_again_from_there(built_in, shared_engine, open_engine):
+    engine, fresh = shared_engine(built_in), open_engine(built_in)
     values = {**GREEDY, "n_predict": 16}
     ask(engine, user("What is temperature in this program?"), values)
     changed = ask(engine, user("What is a pass key in this program?"), values)
@@ -47,8 +47,8 @@ def test_a_changed_early_message_is_read_again_from_there(built_in, open_engine)
     assert changed.text == ask(fresh, user("What is a pass key in this program?"), values).text
 
 
-def test_token_counts_are_those_of_llama_cpps_own_tokenizer(built_in, open_engine):
-    engine, tokenize = open_engine(built_in), reference_tokenizer(built_in)
+def test_token_counts_are_those_of_llama_cpps_own_tokenizer(built_in, shared_engine):
+    engine, tokenize = shared_engine(built_in), reference_tokenizer(built_in)
     for text in ("Hello", "Zwölf Boxkämpfer", "日本語 😀", " leading and  double  spaces\n\n", "x" * 500):
         turns = user(text)
         rendered = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
@@ -57,8 +57,8 @@ def test_token_counts_are_those_of_llama_cpps_own_tokenizer(built_in, open_engin
         assert ask(engine, turns, {"n_predict": 1}).stats.prompt_tokens == len(begin) + 1
 
 
-def test_an_empty_text_is_a_prompt_of_the_begin_token(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_an_empty_text_is_a_prompt_of_the_begin_token(random_model, shared_engine):
+    engine = shared_engine(random_model)
     assert engine.count_tokens("") == 1
     assert ask(engine, "", {"n_predict": 3}).stats.prompt_tokens == 1
 
@@ -71,8 +71,8 @@ def test_reading_a_long_prompt_tells_how_far_it_is(random_model, open_engine):
     assert [event.done for event in read] == sorted({event.done for event in read})
 
 
-def test_a_prompt_that_does_not_fit_is_refused_whole_and_the_engine_goes_on(alphabet_model, open_engine):
-    engine = open_engine(alphabet_model, n_ctx=256)
+def test_a_prompt_that_does_not_fit_is_refused_whole_and_the_engine_goes_on(alphabet_model, shared_engine):
+    engine = shared_engine(alphabet_model, n_ctx=256)
     size = engine.info.context_size
     with pytest.raises(ContextFull) as caught:
         ask(engine, "a" * size)
@@ -80,8 +80,8 @@ def test_a_prompt_that_does_not_fit_is_refused_whole_and_the_engine_goes_on(alph
     assert ask(engine, "m").text == "nopqrstuvwxyz"
 
 
-def test_the_longest_prompt_that_fits_is_answered(alphabet_model, open_engine):
-    engine = open_engine(alphabet_model, n_ctx=256)
+def test_the_longest_prompt_that_fits_is_answered(alphabet_model, shared_engine):
+    engine = shared_engine(alphabet_model, n_ctx=256)
     answer = ask(engine, "a" * (engine.info.context_size - 2), GREEDY)  # and the begin token
     assert answer.text == "bc" and answer.reason == "context"
 
@@ -97,14 +97,14 @@ def test_end_tokens_end_the_answer_and_are_not_shown(folder, open_engine):
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_the_limit_of_tokens_is_exact(alphabet_model, open_engine, count):
-    answer = ask(open_engine(alphabet_model), "a", {**GREEDY, "n_predict": count})
+def test_the_limit_of_tokens_is_exact(alphabet_model, shared_engine, count):
+    answer = ask(shared_engine(alphabet_model), "a", {**GREEDY, "n_predict": count})
     assert answer.text == "bcdefgh"[:count] and answer.reason == "length"
     assert answer.stats.generated_tokens == count
 
 
-def test_a_full_context_ends_the_answer_and_says_so(endless_model, open_engine):
-    engine = open_engine(endless_model, n_ctx=256)
+def test_a_full_context_ends_the_answer_and_says_so(endless_model, shared_engine):
+    engine = shared_engine(endless_model, n_ctx=256)
     answer = ask(engine, "a", GREEDY)
     assert answer.reason == "context"
     assert answer.stats.context_used == answer.stats.context_size == engine.info.context_size
@@ -112,15 +112,15 @@ def test_a_full_context_ends_the_answer_and_says_so(endless_model, open_engine):
     assert len(answer.text) == answer.stats.generated_tokens
 
 
-def test_counts_in_the_events_are_those_of_the_end(endless_model, open_engine):
-    answer = ask(open_engine(endless_model), "a", {**GREEDY, "n_predict": 3000})
+def test_counts_in_the_events_are_those_of_the_end(endless_model, shared_engine):
+    answer = ask(shared_engine(endless_model), "a", {**GREEDY, "n_predict": 1000})
     texts = [event for event in answer.events if isinstance(event, TextArrived)]
-    assert texts[-1].generated_tokens == answer.stats.generated_tokens == len(answer.text) == 3000
+    assert texts[-1].generated_tokens == answer.stats.generated_tokens == len(answer.text) == 1000
     written = 0
     for event in texts:
         written += len(event.text)
         assert event.generated_tokens == written
-    assert answer.stats.context_used == answer.stats.prompt_tokens + 2999  # the last token is not decoded
+    assert answer.stats.context_used == answer.stats.prompt_tokens + 999  # the last token is not decoded
     assert 0 < answer.stats.time_to_first_token_s and 0 < answer.stats.tokens_per_s
 
 
@@ -141,8 +141,8 @@ def test_bytes_that_are_no_text_are_marked_and_not_lost(folder, open_engine):
     ("stops", "text"),
     [(("fgh",), "bcde"), (("z",), "bcdefghijklmnopqrstuvwxy"), (("mno", "jk", "xyz"), "bcdefghi"), (("b",), "")],
 )
-def test_stop_strings_end_the_answer_and_are_not_shown(alphabet_model, open_engine, stops, text):
-    answer = ask(open_engine(alphabet_model), "a", {**GREEDY, "stop": stops})
+def test_stop_strings_end_the_answer_and_are_not_shown(alphabet_model, shared_engine, stops, text):
+    answer = ask(shared_engine(alphabet_model), "a", {**GREEDY, "stop": stops})
     assert (answer.text, answer.reason) == (text, "stop")
 
 
@@ -154,13 +154,13 @@ def test_a_stop_string_can_begin_inside_a_token(folder, open_engine):
     assert (answer.text, answer.reason) == ("one t", "stop")
 
 
-def test_text_held_back_for_a_stop_string_comes_when_the_answer_ends(alphabet_model, open_engine):
-    answer = ask(open_engine(alphabet_model), "v", {**GREEDY, "stop": ("yz!",)})
+def test_text_held_back_for_a_stop_string_comes_when_the_answer_ends(alphabet_model, shared_engine):
+    answer = ask(shared_engine(alphabet_model), "v", {**GREEDY, "stop": ("yz!",)})
     assert (answer.text, answer.reason) == ("wxyz", "end")
 
 
-def test_an_answer_can_be_continued(built_in, open_engine):
-    engine = open_engine(built_in)
+def test_an_answer_can_be_continued(built_in, shared_engine):
+    engine = shared_engine(built_in)
     question = user("What is temperature?")
     whole = ask(engine, question, {**GREEDY, "n_predict": 12})
     begun = ask(engine, question, {**GREEDY, "n_predict": 5})
@@ -170,8 +170,8 @@ def test_an_answer_can_be_continued(built_in, open_engine):
     assert rest.stats.prompt_tokens == begun.stats.prompt_tokens + 5
 
 
-def test_continuing_reads_the_turn_as_open_and_a_new_turn_does_not(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_continuing_reads_the_turn_as_open_and_a_new_turn_does_not(random_model, shared_engine):
+    engine = shared_engine(random_model)
     turns = [*user("Hi"), {"role": "assistant", "content": "Yes"}]
     open_turn = engine.count_tokens(user("Hi")) + len("Yes")
     assert ask(engine, turns, {"n_predict": 1}, continue_last=True).stats.prompt_tokens == open_turn
@@ -181,8 +181,8 @@ def test_continuing_reads_the_turn_as_open_and_a_new_turn_does_not(random_model,
 # ---- the seed
 
 
-def test_a_seed_repeats_an_answer_and_zero_is_a_seed_like_any_other(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_a_seed_repeats_an_answer_and_zero_is_a_seed_like_any_other(random_model, shared_engine):
+    engine = shared_engine(random_model)
     texts = {}
     for seed in (0, 1, 4_294_967_294):
         values = {"temp": 1.5, "seed": seed, "n_predict": 40}
@@ -192,8 +192,8 @@ def test_a_seed_repeats_an_answer_and_zero_is_a_seed_like_any_other(random_model
     assert len(set(texts.values())) == 3
 
 
-def test_without_a_seed_a_new_one_is_drawn_told_and_repeats_the_answer(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_without_a_seed_a_new_one_is_drawn_told_and_repeats_the_answer(random_model, shared_engine):
+    engine = shared_engine(random_model)
     first, second = (ask(engine, "x", {"temp": 1.5, "n_predict": 40}) for _ in range(2))
     assert first.stats.seed >= 0 and first.stats.seed != second.stats.seed and first.text != second.text
     repeated = ask(engine, "x", {"temp": 1.5, "n_predict": 40, "seed": first.stats.seed})
@@ -203,8 +203,8 @@ def test_without_a_seed_a_new_one_is_drawn_told_and_repeats_the_answer(random_mo
 # ---- wrong calls
 
 
-def test_a_wrong_knob_is_refused_before_anything_is_sent(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_a_wrong_knob_is_refused_before_anything_is_sent(random_model, shared_engine):
+    engine = shared_engine(random_model)
     with pytest.raises(BadValue, match="0 to 5"):
         engine.stream("x", {"temp": 9})
     with pytest.raises(NotFound):
@@ -213,8 +213,8 @@ def test_a_wrong_knob_is_refused_before_anything_is_sent(random_model, open_engi
         engine.set_sampler({"top_p": 2})
 
 
-def test_two_answers_at_once_are_refused_and_the_first_goes_on(endless_model, open_engine):
-    engine = open_engine(endless_model)
+def test_two_answers_at_once_are_refused_and_the_first_goes_on(endless_model, shared_engine):
+    engine = shared_engine(endless_model)
     first = engine.stream("a", {**GREEDY, "n_predict": 2000})
     next(first)
     with pytest.raises(LocalknobsError, match="already"):
@@ -227,16 +227,16 @@ def test_two_answers_at_once_are_refused_and_the_first_goes_on(endless_model, op
 # ---- stopping
 
 
-def test_stop_ends_the_answer_and_keeps_what_was_written(endless_model, open_engine):
-    engine = open_engine(endless_model)
+def test_stop_ends_the_answer_and_keeps_what_was_written(endless_model, shared_engine):
+    engine = shared_engine(endless_model)
     answer = ask(engine, "a", GREEDY, each=once(engine.stop))
     assert answer.reason == "stopped" and 0 < answer.stats.generated_tokens < 60_000
     assert len(answer.text) == answer.stats.generated_tokens
     assert ask(engine, "a", {**GREEDY, "n_predict": 3}).text == "bcd"
 
 
-def test_a_stop_between_answers_is_not_kept_for_the_next(alphabet_model, open_engine):
-    engine = open_engine(alphabet_model)
+def test_a_stop_between_answers_is_not_kept_for_the_next(alphabet_model, shared_engine):
+    engine = shared_engine(alphabet_model)
     ask(engine, "x", GREEDY)
     engine.stop()
     engine.set_sampler({"n_predict": 1})
@@ -244,8 +244,8 @@ def test_a_stop_between_answers_is_not_kept_for_the_next(alphabet_model, open_en
     assert (answer.text, answer.reason, answer.changes) == ("xyz", "end", [])
 
 
-def test_a_stop_right_behind_the_question_is_never_lost(endless_model, open_engine):
-    engine = open_engine(endless_model)
+def test_a_stop_right_behind_the_question_is_never_lost(endless_model, shared_engine):
+    engine = shared_engine(endless_model)
     for _ in range(20):
         stream = engine.stream("a", GREEDY)
         send = engine._worker.send
@@ -264,7 +264,7 @@ def test_a_long_prompt_can_be_stopped_and_the_next_answer_is_right(folder, open_
     from random_model import write_random_model
 
     model = write_random_model(
-        folder / "slow.gguf", layers=8, width=512, heads=8, kv_heads=4, feed_forward=2048, context=8192
+        folder / "slow.gguf", layers=4, width=512, heads=8, kv_heads=4, feed_forward=2048, context=8192
     )
     engine, fresh = open_engine(model), open_engine(model)
     prompt = "stopwhilethisisread" * 300
@@ -273,13 +273,13 @@ def test_a_long_prompt_can_be_stopped_and_the_next_answer_is_right(folder, open_
     read = [event.done for event in answer.events if isinstance(event, PromptRead)]
     assert read and read[-1] < len(prompt)
     values = {**GREEDY, "n_predict": 12}
-    after = ask(engine, prompt[:2000], values)
+    after = ask(engine, prompt[:800], values)
     assert after.stats.reused_tokens > 0
-    assert after.text == ask(fresh, prompt[:2000], values).text
+    assert after.text == ask(fresh, prompt[:800], values).text
 
 
-def test_closing_the_generator_early_stops_the_answer_and_the_next_is_right(endless_model, open_engine):
-    engine = open_engine(endless_model)
+def test_closing_the_generator_early_stops_the_answer_and_the_next_is_right(endless_model, shared_engine):
+    engine = shared_engine(endless_model)
     for events in range(4):
         stream = engine.stream("a", GREEDY)
         for _ in range(events):

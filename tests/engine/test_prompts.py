@@ -23,8 +23,9 @@ def tokenize(random_model):
     return reference_tokenizer(random_model)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def renderer():
+    """One for all tests: it starts its process again when it is gone."""
     made = TemplateRenderer()
     yield made
     made.close()
@@ -205,7 +206,8 @@ def test_the_process_that_renders_may_die_between_two_answers(template_of, rende
     assert not template.prompt(user("Hi")).note
 
 
-def test_the_process_that_renders_is_gone_when_closed(renderer):
+def test_the_process_that_renders_is_gone_when_closed():
+    renderer = TemplateRenderer()
     renderer.start()
     process = renderer._process
     renderer.close()

@@ -143,8 +143,8 @@ def test_defaults_are_those_of_llama_cpp_or_the_row_says_why():
 # ---- grammar
 
 
-def test_a_grammar_is_obeyed(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_a_grammar_is_obeyed(random_model, shared_engine):
+    engine = shared_engine(random_model)
     grammar = 'root ::= ("yes" | "no") " " [0-9]{3} "é😀"'
     for seed in range(5):
         answer = ask(engine, "x", {"grammar": grammar, "seed": seed, "temp": 2.0})
@@ -160,8 +160,8 @@ def test_a_grammar_is_obeyed(random_model, open_engine):
         "root ::= root", 'root ::= "\ud800', 'root ::= [a', 'root ::= "a\x00"', "{}",
     ],
 )  # fmt: skip
-def test_a_broken_grammar_is_one_clear_error_and_the_engine_lives_on(random_model, open_engine, grammar):
-    engine = open_engine(random_model)
+def test_a_broken_grammar_is_one_clear_error_and_the_engine_lives_on(random_model, shared_engine, grammar):
+    engine = shared_engine(random_model)
     worker = engine._worker
     with pytest.raises(BadValue, match="grammar"):
         ask(engine, "x", {"grammar": grammar})
@@ -169,8 +169,8 @@ def test_a_broken_grammar_is_one_clear_error_and_the_engine_lives_on(random_mode
     assert engine._worker is worker
 
 
-def test_a_grammar_that_nothing_satisfies_ends_the_answer_with_a_note(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_a_grammar_that_nothing_satisfies_ends_the_answer_with_a_note(random_model, shared_engine):
+    engine = shared_engine(random_model)
     worker = engine._worker
     barred = [(token, MINUS_INFINITY) for token in byte_tokens("b")]
     for values, text in (
@@ -184,16 +184,16 @@ def test_a_grammar_that_nothing_satisfies_ends_the_answer_with_a_note(random_mod
     assert engine._worker is worker
 
 
-def test_a_grammar_without_end_stops_at_the_limit(random_model, open_engine):
-    answer = ask(open_engine(random_model), "x", {"grammar": 'root ::= "ab" root', "n_predict": 50})
+def test_a_grammar_without_end_stops_at_the_limit(random_model, shared_engine):
+    answer = ask(shared_engine(random_model), "x", {"grammar": 'root ::= "ab" root', "n_predict": 50})
     assert answer.reason in ("length", "end") and set(answer.text) <= {"a", "b"}
 
 
 # ---- logit bias
 
 
-def test_a_bias_can_force_and_bar_tokens(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_a_bias_can_force_and_bar_tokens(random_model, shared_engine):
+    engine = shared_engine(random_model)
     (letter,) = byte_tokens("Q")
     for bias in (100.0, float("inf")):
         assert ask(engine, "x", {"logit_bias": [(letter, bias)], "n_predict": 20}).text == "Q" * 20
@@ -201,23 +201,23 @@ def test_a_bias_can_force_and_bar_tokens(random_model, open_engine):
     assert ask(engine, "x", {"logit_bias": everything_else, "n_predict": 20}).text == "Q" * 20
 
 
-def test_barring_the_end_token_keeps_the_answer_going(alphabet_model, open_engine):
-    engine = open_engine(alphabet_model)
+def test_barring_the_end_token_keeps_the_answer_going(alphabet_model, shared_engine):
+    engine = shared_engine(alphabet_model)
     assert ask(engine, "y", {"temp": 0.0}).text == "z"
     answer = ask(engine, "y", {"temp": 0.0, "logit_bias": [(END, MINUS_INFINITY)], "n_predict": 30})
     assert answer.text[:1] == "z" and answer.stats.generated_tokens == 30
 
 
-def test_barring_every_token_does_not_kill_the_engine(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_barring_every_token_does_not_kill_the_engine(random_model, shared_engine):
+    engine = shared_engine(random_model)
     worker = engine._worker
     ask(engine, "x", {"logit_bias": [(token, MINUS_INFINITY) for token in range(261)], "n_predict": 5})
     assert ask(engine, "x", GREEDY_3).stats.generated_tokens == 3
     assert engine._worker is worker
 
 
-def test_a_bias_on_a_token_beyond_the_vocabulary_is_refused_by_name(random_model, open_engine):
-    engine = open_engine(random_model)
+def test_a_bias_on_a_token_beyond_the_vocabulary_is_refused_by_name(random_model, shared_engine):
+    engine = shared_engine(random_model)
     with pytest.raises(BadValue, match=r"261.*261 tokens"):
         ask(engine, "x", {"logit_bias": [(261, 1.0)]})
     assert ask(engine, "x", GREEDY_3).stats.generated_tokens == 3
