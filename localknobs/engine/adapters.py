@@ -62,7 +62,7 @@ class Adapters:
         self._directions: dict[str, Floats] = {}
         self._chosen: set[str] = set()
         self._any_base = "off"
-        self._context = model.context  # a new context has nothing on it
+        self._context = model.contexts_made  # a new context has nothing on it
         self.wanted = self.on = Key()
 
     def choose(self, settings: LoadSettings) -> tuple[str, ...]:
@@ -102,15 +102,15 @@ class Adapters:
     @property
     def pending(self) -> bool:
         """Whether `apply` would change something."""
-        return self.wanted != self.on or self._context != self._model.context
+        return self.wanted != self.on or self._context != self._model.contexts_made
 
     def apply(self) -> None:
         """Put on the model what was chosen; the cache is then of another model."""
-        key, steered = self.wanted, bool(self.on.vectors) and self._context == self._model.context
+        key, steered = self.wanted, bool(self.on.vectors) and self._context == self._model.contexts_made
         self._put_on(key.adapters)
         if key.vectors or steered:
             self._steer(key)
-        self.on, self._context = key, self._model.context
+        self.on, self._context = key, self._model.contexts_made
         for mark in [mark for mark in self._handles if mark not in self._chosen]:
             lib.llama_adapter_lora_free(self._handles.pop(mark))  # it is on no context any more
 

@@ -74,6 +74,9 @@ class LoadedModel:
         eval_callback: A `ggml_backend_sched_eval_callback` that looks at every computed tensor; it must not raise,
             since that would leave the rest uncomputed without an error. The caller keeps it alive.
 
+    Attributes:
+        contexts_made: How many there were; tells a new one from the last, which may lie at the same address.
+
     Raises:
         BadFile: llama.cpp cannot read the file.
         NotEnough: the context does not fit into memory.
@@ -94,6 +97,7 @@ class LoadedModel:
         self._parameters = parameters  # llama.cpp reads what they point to while it loads
         self.pointer: Any = None
         self.context: Any = None
+        self.contexts_made = 0
         self._cancelled = False
 
         @lib.llama_progress_callback  # type: ignore[attr-defined,untyped-decorator,unused-ignore]
@@ -131,6 +135,7 @@ class LoadedModel:
             raise NotEnough(
                 f"llama.cpp could not make a context of {parameters.n_ctx} tokens", "Use a smaller context: -c 4096."
             )
+        self.contexts_made += 1
         # llama.cpp may change what was asked for: read back what the context really has.
         self.context_size: int = lib.llama_n_ctx(self.context)
         self.batch_size: int = lib.llama_n_batch(self.context)
