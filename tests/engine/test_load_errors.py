@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,9 @@ def test_what_a_loaded_model_says_of_itself(random_model, open_engine):
     info = open_engine(random_model).info
     assert (info.architecture, info.name, info.vocabulary_size) == ("llama", "random", 261)
     assert info.parameters > 0 and info.size_bytes == 4 * info.parameters  # F32
-    assert info.devices == ("CPU",) or info.devices  # the names of real devices where there are graphics cards
+    assert info.devices and all(info.devices)
+    if "CUDA" not in info.system_info and sys.platform == "linux":  # else the names of real devices
+        assert info.devices == ("CPU",)
     assert info.chat_template and "im_start" in info.chat_template and "CPU" in info.system_info
 
 

@@ -82,7 +82,8 @@ def test_cut_in_mid_line_everything_before_it_is_there_and_it_can_be_gone_on_wit
     conversation.path.write_bytes(cut)
     again = Conversation(conversation.path)
     before = texts(again)
-    assert before == ["First", "One", "Second", "Two"][: len(before)] or before[-1] == ""
+    kept_turns = ["First", "One", "Second", "Two"][: len(before)]
+    assert before in (kept_turns, [*kept_turns[:-1], ""]), "an answer that was cut is an empty one"
     again.add("user", "Third")
     again.close()
     assert texts(Conversation(conversation.path)) == [*before, "Third"]
