@@ -2,51 +2,40 @@
 
 With acceptance `a` and `g` drafted tokens a step gives (1 - a^(g+1)) / (1 - a) tokens (Leviathan 2022,
 arXiv:2211.17192, equation 1). What it costs is measured, not assumed: on a CPU a batch of two can take twice the
-time of one token, and the cost of more grows unevenly.
-
-How right a drafter is, is seen first on text that was written without it: that costs little or nothing. Only one that
-promises to pay gets a batch. All that may be lost by finding out comes from a purse, into which a small share of all
-time goes, and what drafts have won. Plain Python without llama.cpp, since nothing here computes.
+time of one token, and the cost of more grows unevenly. Plain Python without llama.cpp, since nothing here computes.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from localknobs.engine.draft_costs import SURE, StepCosts
-from localknobs.engine.drafters import Drafter, Verdict
-
 PLAIN_FIRST = 3
 """Steps without a draft at the very beginning: what everything else is measured against."""
+PLAIN_AGAIN_FIRST = 1
+"""The same after steps that nobody timed."""
 PLAIN_AGAIN = 48
 """Steps with a draft after which one without is taken, so that the measure stays fresh."""
-EARNED = 0.012
-"""Share of all time, that of reading prompts too, which may be lost by finding out."""
-MOST_EARNED, MOST_WON = 3, 16
-"""Plain tokens' time that the purse may hold of what was earned, and with what drafts have won."""
-DEBT, MOST_DEBT = 0.25, 2
-"""Plain tokens' time of debt from which on nothing is even looked at: where nothing promises to pay, and at all."""
-NEEDED = 3
-"""Judged tokens without which a kind of draft is not believed in."""
-HEARD = 13
-"""Tokens of an answer without which no audition is held."""
-TRIALS = 2
-"""Drafts that are hoped to be cheap before their measured cost decides; one again after every pause."""
+TRIAL = 4
+"""Drafts of a new drafter that are looked at before it is judged."""
+RETRIAL = 2
 FIRST_PAUSE, LONGEST_PAUSE = 64, 2048
 """Steps until a drafter that did not pay is looked at again; doubled each time it still does not."""
+WAIT = 4
+"""Steps until a draft that is too dear at present is thought of again."""
 WORTH = 1.02
 """Predicted speed, against plain steps, from which on a draft is made."""
-LOOK_SHARE = 0.005
-"""Share of the time that looking for a guess and keeping accounts may cost where nobody has one."""
-ACCOUNTS = 3
-"""What a look costs with the accounts before and after it, against the look alone."""
-LONGEST_REST = 32
-"""Most steps without a look. A text may begin to repeat itself at any time."""
+ALLOWED_SHARE, ALLOWED_TOKENS = 0.006, 3
+"""Time that trials may lose: a share of all time so far, and what so many plain tokens take."""
+LOOK_S, LOOK_SHARE, LONGEST_SILENCE = 60e-6, 0.01, 16
+"""Seconds it costs to look for a guess and to keep accounts of a step (ten times what it takes in a loop of its own:
+the weights have pushed it out of the processor's cache), the share of the time that may cost where nobody has a guess,
+and the most steps between two looks."""
+SLEEP = 32
+"""Steps without a look while no drafter pays. A text may begin to repeat itself in a new way at any time."""
 HOPE = 0.75
-"""Acceptance that a drafter is believed to have before anything was judged."""
+"""Acceptance that a drafter nobody has tried yet is believed to have."""
 FORGET = 0.97
 """How much of the past counts a draft later."""
 
@@ -56,50 +45,90 @@ def drafter_of(kind: str) -> str:
     return kind.partition(" ")[0]
 
 
+class StepCosts:
+    """How long a step of so many rows takes; ratios to one row, since that changes with the context and the machine.
+
+    Args:
+        most: Rows of the longest step.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._one: deque[float] = deque(maxlen=15)
+        self._plain: deque[float] = deque(maxlen=15)
+        self._seen: dict[int, deque[float]] = {}
+        self._plains = 0
+        self._guesses = 0  # records until the rows nobody measured are guessed anew
+        self.ratios = [0.0, *(1 + 0.2 * more for more in range(most))]
+        self.one = 0.0
+        self.plain = 0.0
+
+    def record(self, rows: int, decode_s: float, whole_s: float) -> None:
+        """Take the times of a step: of the decode alone, and from its beginning to that of the next one."""
+        if rows == 1:
+            self._one.append(decode_s)
+            self._plain.append(whole_s)
+            self._plains += 1
+            if self._plains < 16 or not self._plains & 3:  # a median takes microseconds, and such a step may be short
+                self.one, self.plain = median(self._one), median(self._plain)
+        elif self.one:
+            seen = self._seen.get(rows)
+            if seen is None:
+                seen = self._seen[rows] = deque(maxlen=7)
+                self._guesses = 0
+            seen.append(decode_s / self.one)
+            self.ratios[rows] = median(seen)
+            self._guesses -= 1
+            if self._guesses <= 0:
+                self._guess()
+
+    def _guess(self) -> None:
+        """Guess the ratios of rows that were not measured from those that were."""
+        self._guesses = 16
+        known = sorted({1, *self._seen})
+        for rows in range(2, len(self.ratios)):
+            if rows in self._seen:
+                continue
+            below = max(one for one in known if one < rows)
+            above = min((one for one in known if one > rows), default=0)
+            low = self.ratios[below]
+            # Beyond the longest: half the slope so far, so that longer drafts are tried once rather than never.
+            slope = (self.ratios[above] - low) / (above - below) if above else 0.5 * (low - 1) / max(1, below - 1)
+            self.ratios[rows] = low + max(0.02, slope) * (rows - below)
+
+    @property
+    def between(self) -> float:
+        """Seconds of a token outside the decode: sampling, text."""
+        return max(0.0, self.plain - self.one)
+
+
 @dataclass(slots=True)
 class Track:
     """What is known of one kind of draft.
 
     Args:
-        share: Guess of what drafting a token costs against a plain one, until it was measured.
-        less_sure: The kind before it, which is right less often; what is known of that counts here too.
-        auditions: Whether judging it takes work.
-        right, tried: Judged tokens that were right, and all; older ones count less.
-        rate: Share of the steps in which it has a guess.
-        costs: Seconds to draft one token.
-        cost: Typically.
-        trials: Drafts still to be made whose cost is hoped for rather than measured.
-        pause: Step until which it rests.
-        next_pause: Steps of the next pause.
-        won: Seconds that its drafts have won so far, less than 0 if they lost.
-        best: Length that promises most, the speed it promises against plain steps, and the seconds it wins;
-            None to be computed anew.
+        right, tried: Drafted tokens that were accepted, and that were judged; older ones count less.
+        cost: Seconds to draft one token, typically.
+        left: Drafts still to be made before it is judged.
+        pause: Step at which it is looked at again; 0 when it may draft.
+        refused: Whether it pauses since it did not pay, and not since nothing may be lost at present.
+        next_pause: The pause after the next verdict against it.
+        best: Length that promises most, and the speed it promises against plain steps.
     """
 
-    share: float
-    less_sure: Track | None = None
-    auditions: bool = False
     right: float = 0.0
     tried: float = 0.0
-    rate: float = 0.0
     costs: deque[float] = field(default_factory=lambda: deque(maxlen=9))
     cost: float = 0.0
-    trials: int = TRIALS
+    left: int = TRIAL
     pause: int = 0
+    refused: bool = False
     next_pause: int = FIRST_PAUSE
-    won: float = 0.0
-    best: tuple[int, float, float] | None = None
+    best: tuple[int, float] | None = None
 
     @property
     def acceptance(self) -> float:
         """Share of drafted tokens that are accepted, with two hopeful ones before the first."""
-        hope = self.less_sure.acceptance if self.less_sure and self.less_sure.tried >= NEEDED else HOPE
-        return (self.right + 2 * hope) / (self.tried + 2)
-
-    @property
-    def believed(self) -> bool:
-        """Whether enough was judged."""
-        return self.tried >= NEEDED or (self.less_sure is not None and self.less_sure.believed)
+        return (self.right + 2 * HOPE) / (self.tried + 2)
 
 
 class DraftPolicy:
@@ -110,74 +139,56 @@ class DraftPolicy:
         shortest: Fewest; shorter ones are not worth a verification.
         measured: Drafts only where that is faster, and little is lost on finding out. Without it, whatever
             can draft does, and only the length follows the measurements.
-        costs: Of steps, as far as they are known.
     """
 
-    def __init__(self, longest: int, shortest: int, *, measured: bool, costs: StepCosts | None = None) -> None:
+    def __init__(self, longest: int, shortest: int, *, measured: bool) -> None:
         self.longest = longest
         self.shortest = max(1, shortest)
         self.measured = measured
-        self.costs = costs or StepCosts(longest + 1)
-        self.costs.reach(longest + 1)
+        self.costs = StepCosts(longest + 1)
         self.tracks: dict[str, Track] = {}
+        self._awake: dict[str, int] = {}  # kinds of each drafter that may draft
         self._steps = 0
+        self._plain_until = PLAIN_FIRST
         self._drafted_in_a_row = 0
-        self._purse = 0.0
-
-    def add(self, drafter: Drafter) -> None:
-        """Know of a drafter's kinds."""
-        less_sure: Track | None = None
-        for kind in drafter.kinds:
-            self.tracks[kind] = less_sure = Track(drafter.share, less_sure, drafter.auditions)
-
-    @property
-    def plain_s(self) -> float:
-        """Seconds a token takes without drafts; 0 when not known yet."""
-        return self.costs.plain
-
-    # ---- what may be spent ----------------------------------------------------------------------
-
-    def earn(self, seconds: float) -> None:
-        """Take time that was spent without drafts: of reading a prompt, of plain steps."""
-        most = MOST_EARNED * self.costs.plain if self.costs.plain else float("inf")
-        self._purse = max(self._purse, min(self._purse + EARNED * seconds, most))
-
-    def spend(self, seconds: float, kind: str = "") -> None:
-        """Take time that was lost on finding out, or on what the drafts of a kind need beforehand."""
-        self._purse -= seconds
-        if kind:
-            self.tracks[kind].won -= seconds
-
-    def may_read(self, kind: str) -> float:
-        """Return the seconds that a drafter may take to know more of the text."""
-        return max(0.0, self._purse, self.tracks[kind].won / 2) if self.measured else float("inf")
-
-    # ---- what is asked before a step ------------------------------------------------------------
-
-    def looks(self) -> bool:
-        """Whether anybody is asked at all before this step."""
-        costs = self.costs
-        if not self.measured or costs.plains < PLAIN_FIRST:
-            return costs.plains >= PLAIN_FIRST
-        if self._purse >= -DEBT * costs.plain:
-            return True
-        return self._purse >= -MOST_DEBT * costs.plain and any(map(self._promises, self.tracks.values()))
+        self._elapsed = 0.0
+        self._loss = 0.0
 
     def plain_turn(self) -> bool:
-        """Whether the next step is to be a plain one whatever can be drafted."""
-        return self._drafted_in_a_row >= PLAIN_AGAIN
+        """Whether the next step is to be a plain one whatever can be drafted; called once a step."""
+        self._steps += 1
+        return self._steps <= self._plain_until or self._drafted_in_a_row >= PLAIN_AGAIN
 
-    def asks(self, kind: str) -> bool:
-        """Whether a drafter is asked now: one whose auditions cost something rests after a bad one."""
-        track = self.tracks[kind]
-        return not self.measured or not track.auditions or self._steps >= track.pause
+    def sleep(self) -> int:
+        """Return how many plain steps to take without asking or timing anything; they count as taken.
 
-    def hears(self, kind: str, written: int, price_s: float) -> float:
-        """Return the seconds that an audition may take now, 0 for none."""
-        track = self.tracks[kind]
-        if not self.measured or not track.auditions or track.believed or written < HEARD:
-            return 0.0
-        return self._purse if price_s <= self._purse else 0.0
+        0 while something may draft, or has not been judged yet.
+        """
+        if not self._awake or any(self._awake.values()):
+            return 0
+        longest = max(SLEEP, 4 * self._silence())
+        count = min(longest, min(track.pause for track in self.tracks.values()) - self._steps)
+        if count <= 0:
+            return 0
+        self._plain_until = self._steps + count + PLAIN_AGAIN_FIRST
+        return self._skip(count)
+
+    def nobody_guesses(self) -> int:
+        """Return how many further plain steps to take before asking again, when nobody had a guess for this one."""
+        return self._skip(self._silence() - 1) if self.measured and self._steps > PLAIN_FIRST else 0
+
+    def _silence(self) -> int:
+        """Return the steps from look to look while nobody has a guess: to a small model each of them is dear."""
+        return max(1, min(LONGEST_SILENCE, round(LOOK_S / max(1e-9, LOOK_SHARE * self.costs.plain))))
+
+    def _skip(self, count: int) -> int:
+        self._steps += count
+        self._elapsed += count * self.costs.plain
+        return count
+
+    def worth_looking(self, drafter: str) -> bool:
+        """Whether to ask a drafter at all: one whose drafts do not pay is asked at every fourth step only."""
+        return bool(self._awake.get(drafter, 1)) or not self._steps & 3
 
     def length(self, kind: str, room: int, extra_s: float = 0.0) -> int:
         """Return how many tokens to draft, 0 for none.
@@ -187,88 +198,39 @@ class DraftPolicy:
             room: Most tokens that the context and the batch have room for.
             extra_s: Seconds it would take to bring the drafter up to date first.
         """
-        track = self.tracks[kind]
-        if not self.measured:
-            count = (track.best or self._best(track))[0]
-            return 0 if room < self.shortest else min(count, room)
-        if not track.believed:
-            return 0
-        if not track.trials and not track.auditions and self._steps >= track.pause:
-            self._pause(track)
-        count, speed, _ = track.best or self._best(track)
-        if speed < WORTH:
-            if track.auditions:  # after the pause it is judged anew
-                self._pause(track)
-                track.right = track.tried = 0.0
-            return 0
-        if room < self.shortest:
-            return 0
-        most = max(0.0, self._purse, track.won / 2 if extra_s else 0.0)
-        for shorter in range(min(count, room), self.shortest - 1, -1):
-            if extra_s + self._at_risk(track, shorter) <= most:
-                return shorter
-        return 0
+        track = self.tracks.get(kind) or self._new_track(kind)
+        if track.pause:
+            if self._steps < track.pause:
+                return 0
+            track.pause = 0
+            self._awake[drafter_of(kind)] += 1
+            if track.refused:  # it may be another part of the text now: the past counts little
+                track.refused = False
+                track.left, track.best, track.right, track.tried = RETRIAL, None, 0.3 * track.right, 0.3 * track.tried
+        count, speed = track.best or self._best(track)
+        if self.measured:
+            on_trial = track.left > 0
+            if not on_trial and speed < WORTH:
+                self._put_off(kind, track)
+                return 0
+            if not self._may_lose(count, track, extra_s, on_trial=on_trial):
+                self._rest(kind, track, WAIT)
+                return 0
+        return 0 if room < self.shortest else min(count, room)
 
     def speed(self, kind: str) -> float:
         """Return the speed that a kind of draft promises, against plain steps."""
-        return (self.tracks[kind].best or self._best(self.tracks[kind]))[1]
+        track = self.tracks.get(kind)
+        return (track.best or self._best(track))[1] if track else 0.0
 
-    def rest(self) -> int:
-        """Return how many further plain steps to take before asking again, when nobody had a guess for this one."""
-        costs = self.costs
-        if not self.measured or costs.plains < PLAIN_FIRST:
-            return 0
-        if not self.looks():
-            return LONGEST_REST
-        look_s = ACCOUNTS * costs.look
-        silence = max(1, min(LONGEST_REST, round(look_s / (LOOK_SHARE * costs.plain)))) - 1
-        if not silence:
-            return 0
-        # Looking at every step pays where guesses that pay, and may be made, are frequent enough.
-        wins, most = 0.0, max(0.0, self._purse)
-        for track in self.tracks.values():
-            if not track.auditions and track.rate and self._promises(track):
-                count, _, won = track.best or self._best(track)
-                if self._at_risk(track, count) <= most or self._at_risk(track, self.shortest) <= most:
-                    wins += track.rate * won
-        return 0 if wins > 2 * look_s else silence
-
-    # ---- what is learned ------------------------------------------------------------------------
-
-    def judged(self, drafter: Drafter, steps: int, verdicts: Sequence[Verdict]) -> None:
-        """Take how right a drafter was, or would have been, in the last so many steps."""
-        if steps:
-            fade = 0.98**steps
-            for kind in drafter.kinds:
-                self.tracks[kind].rate *= fade
-        for verdict in verdicts:
-            track = self.tracks[verdict.kind]
-            fade = FORGET**verdict.drafts
-            track.right = track.right * fade + verdict.right
-            track.tried = track.tried * fade + verdict.tried
-            if steps:
-                track.rate += (1 - 0.98**steps) * verdict.drafts / steps
-        if verdicts:
-            for kind in drafter.kinds:  # what is known of one counts for the next
-                self.tracks[kind].best = None
-
-    def heard(self, drafter: Drafter, verdicts: Sequence[Verdict]) -> None:
-        """Take what came of an audition; where that says nothing, the drafter rests."""
-        self.judged(drafter, 0, verdicts)
-        track = self.tracks[drafter.kinds[0]]
-        if not track.believed:
-            self._pause(track)
-
-    def record_plain(self, decode_s: float, whole_s: float, count: int = 1) -> None:
-        """Take the times of steps without a draft: of one's decode alone, and of a whole one, typically."""
-        self._steps += count
+    def record_plain(self, decode_s: float, whole_s: float) -> None:
+        """Take the times of a step without a draft."""
         self._drafted_in_a_row = 0
-        if whole_s:
-            self.costs.record_plain(decode_s, whole_s)
-        self.earn(count * (whole_s or self.costs.plain))
+        self._elapsed += whole_s
+        self.costs.record(1, decode_s, whole_s)
 
     def record(self, kind: str, drafted: int, accepted: int, draft_s: float, decode_s: float, whole_s: float) -> None:
-        """Take what a draft cost.
+        """Take what a draft cost and how much of it was right.
 
         Args:
             kind: What drafted.
@@ -278,63 +240,69 @@ class DraftPolicy:
             decode_s: Seconds of the verification.
             whole_s: Seconds from the beginning of the draft to that of the next step.
         """
-        track, costs = self.tracks[kind], self.costs
-        self._steps += accepted + 1
-        self._drafted_in_a_row += 1
+        track = self.tracks.get(kind) or self._new_track(kind)
+        track.right = track.right * FORGET + accepted
+        track.tried = track.tried * FORGET + accepted + (accepted < drafted)
         track.costs.append(draft_s / drafted)
-        if len(track.costs) >= SURE:
-            track.cost = median(track.costs)
-        else:
-            track.cost = min(*track.costs, track.share * costs.one or draft_s)
-        track.trials = max(0, track.trials - 1)
-        costs.record_batch(drafted + 1, decode_s, whole_s - draft_s - decode_s - (accepted + 1) * costs.between)
-        track.best = None
-        # From typical times: a hiccup of the machine is not the draft's fault.
-        ratio = min(costs.ratios[drafted + 1], drafted + 1.0)
-        seconds = drafted * track.cost + ratio * costs.one + costs.overhead
-        won = (accepted + 1) * (costs.plain - costs.between) - seconds
-        track.won += won
-        self.earn((accepted + 1) * costs.plain)
-        self._purse = min(self._purse + won, max(self._purse, MOST_WON * costs.plain))
-        if won > 0 and track.won > 0:
-            track.next_pause = FIRST_PAUSE
+        track.cost = median(track.costs)
+        track.left = max(0, track.left - 1)
+        self.costs.record(drafted + 1, decode_s, whole_s)
+        track.best = self._best(track)
+        self._drafted_in_a_row += 1
+        self._elapsed += whole_s
+        lost = whole_s - (accepted + 1) * self.costs.plain
+        limit = 20 * self.costs.plain  # a hiccup of the machine is not the draft's fault, its own time is
+        self._loss = max(-limit, self._loss + min(lost, limit + draft_s))
+        if self.measured and not track.left:
+            if track.best[1] < WORTH:
+                self._put_off(kind, track)
+            else:
+                track.next_pause = FIRST_PAUSE
 
-    # ---- how ------------------------------------------------------------------------------------
+    def record_nothing(self, kind: str, draft_s: float) -> None:
+        """Take the time of a draft that came to nothing."""
+        track = self.tracks.get(kind) or self._new_track(kind)
+        track.left = max(0, track.left - 1)
+        self._elapsed += draft_s
+        self._loss += draft_s
 
-    def _promises(self, track: Track) -> bool:
-        return track.believed and (track.best or self._best(track))[1] >= WORTH
+    @property
+    def plain_s(self) -> float:
+        """Seconds a token takes without drafts; 0 when not known yet."""
+        return self.costs.plain
 
-    def _best(self, track: Track) -> tuple[int, float, float]:
-        """Return the length that promises most, its speed against plain steps, and the seconds it wins."""
+    def _best(self, track: Track) -> tuple[int, float]:
+        """Return the length that promises most, and its speed against plain steps."""
         costs, rate = self.costs, min(track.acceptance, 0.995)
-        ratios = costs.hoped if self.measured and track.trials else costs.ratios
-        cost = track.cost or track.share * costs.one
-        longest = self.longest
-        if self.measured:  # no leap in the dark: twice what was measured
-            longest = min(longest, max(self.shortest, 3, 2 * (costs.longest_seen - 1)))
-        best, fastest, most = self.shortest, 0.0, 0.0
+        best, fastest = self.shortest, 0.0
         tokens = sum(rate**place for place in range(self.shortest))
-        for count in range(self.shortest, longest + 1):
+        for count in range(self.shortest, self.longest + 1):
             tokens += rate**count
-            seconds = count * cost + ratios[count + 1] * costs.one + tokens * costs.between + costs.overhead
+            seconds = count * track.cost + costs.ratios[count + 1] * costs.one + tokens * costs.between
             if seconds and (speed := tokens * costs.plain / seconds) > fastest:
-                best, fastest, most = count, speed, tokens * costs.plain - seconds
-        track.best = best, fastest, most
-        return track.best
+                best, fastest = count, speed
+        return best, fastest
 
-    def _at_risk(self, track: Track, count: int) -> float:
-        """Return the seconds that a draft is expected to lose where what was not measured may be dear."""
-        costs, rate = self.costs, track.acceptance
-        tokens = sum(rate**place for place in range(count + 1))
-        cost = track.cost or track.share * costs.one
-        seconds = count * cost + costs.feared(count + 1) * costs.one + tokens * costs.between + costs.overhead
-        return seconds - tokens * costs.plain
+    def _may_lose(self, count: int, track: Track, extra_s: float, *, on_trial: bool) -> bool:
+        """Whether what was lost so far leaves room for what this draft loses at worst."""
+        costs = self.costs
+        at_risk = extra_s
+        if on_trial:
+            at_risk += count * track.cost + (costs.ratios[count + 1] - 1) * costs.one
+        return self._loss + at_risk <= ALLOWED_TOKENS * costs.plain + ALLOWED_SHARE * self._elapsed
 
-    def _pause(self, track: Track) -> None:
-        """Let a kind rest; the cost of one more draft is hoped for, and what nobody looked at for long is doubted."""
-        if track.next_pause == LONGEST_PAUSE:
-            self.costs.doubt()
-        track.trials = max(1, track.trials)
-        track.pause = self._steps + track.next_pause
+    def _new_track(self, kind: str) -> Track:
+        drafter = drafter_of(kind)
+        self._awake[drafter] = self._awake.get(drafter, 0) + 1
+        self.tracks[kind] = track = Track()
+        return track
+
+    def _put_off(self, kind: str, track: Track) -> None:
+        self._rest(kind, track, track.next_pause)
+        track.refused = True
         track.next_pause = min(LONGEST_PAUSE, 2 * track.next_pause)
-        track.best = None
+
+    def _rest(self, kind: str, track: Track, steps: int) -> None:
+        if not track.pause:
+            self._awake[drafter_of(kind)] -= 1
+        track.pause = self._steps + steps

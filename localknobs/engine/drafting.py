@@ -8,11 +8,8 @@ from pathlib import Path
 from localknobs.engine.binding import lib
 from localknobs.engine.cache import TokenCache
 from localknobs.engine.checks import plan_context
-from localknobs.engine.draft_costs import StepCosts
 from localknobs.engine.draft_policy import DraftPolicy
-from localknobs.engine.drafter_model import ModelDrafter
-from localknobs.engine.drafter_ngram import NgramDrafter
-from localknobs.engine.drafters import Drafter
+from localknobs.engine.drafters import Drafter, ModelDrafter, NgramDrafter
 from localknobs.engine.llama import LoadedModel
 from localknobs.engine.settings import LoadSettings
 from localknobs.engine.speculation import SpeculativeSteps, Tally
@@ -49,14 +46,10 @@ class Drafting:
         self._draft = draft
         self._stopped = stopped
         self.note = ""
-        self._costs = StepCosts(1)
         self.use(settings)
 
     def use(self, settings: LoadSettings) -> None:
-        """Take other drafting settings, from the next answer on.
-
-        What steps cost is still known, as that is a fact of the model and the machine; how right guesses are is not.
-        """
+        """Take other drafting settings, from the next answer on; what was measured is forgotten."""
         wish = settings.draft
         self.note = ""
         if wish == "model" and not self._draft:
@@ -68,26 +61,24 @@ class Drafting:
             wish = "none"
         drafters: list[Drafter] = []
         if wish in ("ngram", "auto"):
-            drafters.append(NgramDrafter(settings.draft_ngram, settings.draft_max))
+            drafters.append(NgramDrafter(settings.draft_ngram))
         if wish in ("model", "auto") and self._draft:
-            share = self._draft.size_bytes / max(1, self._model.size_bytes)
-            drafters.append(ModelDrafter(self._draft, settings.draft_p_min, share, self._stopped))
+            # A prompt is read at the speed of the weights: a first guess, until it was seen.
+            guess = 1e-10 * int(lib.llama_model_n_params(self._draft.pointer))
+            drafters.append(ModelDrafter(self._draft, settings.draft_p_min, guess, self._stopped))
         self._drafters = tuple(drafters)
         shortest = min(settings.draft_min, settings.draft_max)
-        self.policy = DraftPolicy(settings.draft_max, shortest, measured=wish == "auto", costs=self._costs)
-        for drafter in drafters:
-            self.policy.add(drafter)
+        self.policy = DraftPolicy(settings.draft_max, shortest, measured=wish == "auto")
 
     def set_threads(self, one: int, many: int) -> None:
         """Set the CPU threads of the draft model."""
         if self._draft:
             self._draft.set_threads(one, many)
 
-    def steps(self, cache: TokenCache, threads: AdaptiveThreads, tally: Tally, prompt_s: float) -> Steps:
-        """Return the steps of one answer, which count their guesses in `tally`; its prompt took so long to read."""
+    def steps(self, cache: TokenCache, threads: AdaptiveThreads, tally: Tally) -> Steps:
+        """Return the steps of one answer, which count their guesses in `tally`."""
         if not self._drafters:
             return PlainSteps(cache, threads)
-        self.policy.earn(prompt_s)
         return SpeculativeSteps(cache, threads, self._drafters, self.policy, tally)
 
 

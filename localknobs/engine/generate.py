@@ -109,7 +109,7 @@ class Generator:
         prompt_began = perf_counter()
         whole = self._read_prompt(tokens, reused, plan.piece)
         prompt_s = perf_counter() - prompt_began
-        reason = self._write(answer, prompt_s) if whole else "stopped"
+        reason = self._write(answer) if whole else "stopped"
         self._send(Finished(reason, self._stats(answer, len(tokens), reused, prompt_s)))
 
     def put_adapters_on(self) -> None:
@@ -181,9 +181,9 @@ class Generator:
         finally:
             self.model.set_abort(None)
 
-    def _write(self, answer: Answer, prompt_s: float) -> FinishReason:
+    def _write(self, answer: Answer) -> FinishReason:
         """Draw and step until something ends the answer; return what did."""
-        steps = self.drafting.steps(self.cache, self._threads, answer.tally, prompt_s)
+        steps = self.drafting.steps(self.cache, self._threads, answer.tally)
         row = LAST_ROW
         plan, looks = self._controls.plan, self._controls.looks
         try:

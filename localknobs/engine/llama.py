@@ -167,14 +167,10 @@ class LoadedModel:
         array = (lib.llama_token * len(tokens))(*tokens)
         return int(lib.llama_decode(self.context, lib.llama_batch_get_one(array, len(tokens))))
 
-    def decode_all(self, tokens: Sequence[int], last: int = 0) -> int:
-        """Compute tokens that follow what the cache holds; logits are kept for every one of them, or for the last ones.
+    def decode_all(self, tokens: Sequence[int]) -> int:
+        """Compute tokens that follow what the cache holds; logits are kept for every one of them.
 
         Also the way to see whole activations: where few logits are wanted, the last layer computes few rows.
-
-        Args:
-            tokens: At most `batch_size` of them.
-            last: For how many of the last ones logits are kept, 0 for all.
         """
         count = len(tokens)
         self._check_batch(count)
@@ -182,8 +178,7 @@ class LoadedModel:
             self.before_decode()
         array = (lib.llama_token * count)(*tokens)
         batch = lib.llama_batch_get_one(array, count)
-        without = count - last if last else 0
-        wanted = (ctypes.c_int8 * count)(*[0] * without, *[1] * (count - without))
+        wanted = (ctypes.c_int8 * count)(*[1] * count)
         batch.logits = ctypes.cast(wanted, ctypes.POINTER(ctypes.c_int8))
         return int(lib.llama_decode(self.context, batch))
 

@@ -31,7 +31,6 @@ class Tally:
         tokens: Tokens of the steps with a guess that are over.
         seconds: Time of these steps.
         plain_seconds: What the same tokens would have taken one by one, as it was measured at that time.
-        spent: Seconds of finding out who guesses well.
         accepted_of: Tokens accepted, by who guessed them: `ngram`, `model`.
     """
 
@@ -40,7 +39,6 @@ class Tally:
     tokens: int = 0
     seconds: float = 0.0
     plain_seconds: float = 0.0
-    spent: float = 0.0
     accepted_of: Counter[str] = field(default_factory=Counter)
 
     def gain(self, tokens: int, plain_s: float) -> float:
@@ -53,30 +51,19 @@ class Tally:
         if not self.seconds:
             return 0.0
         others = max(0, tokens - self.tokens) * plain_s
-        return (self.plain_seconds + others) / (self.seconds + self.spent + others)
+        return (self.plain_seconds + others) / (self.seconds + others)
 
 
 @dataclass(slots=True)
 class _Step:
-    """The step being worked on: who guessed, rows of its batch, guesses accepted, and when its parts began.
-
-    Args:
-        kind: Of the draft; empty where nobody guessed.
-        rows: Of the batch.
-        began, drafted_at, decoded_at: When drafting began, when it ended, and when the decode did.
-        read_s: Seconds of drafting in which the drafter caught up with the text.
-        accepted: Guesses drawn so far.
-        count: Steps without a guess that this is the first of.
-    """
+    """The step being worked on: who guessed, rows of its batch, guesses accepted, and when its parts began."""
 
     kind: str
     rows: int
+    accepted: int
     began: float
     drafted_at: float
     decoded_at: float
-    read_s: float = 0.0
-    accepted: int = 0
-    count: int = 1
 
 
 class SpeculativeSteps:
@@ -107,8 +94,6 @@ class SpeculativeSteps:
         self._step: _Step | None = None
         self._plain = PlainSteps(cache, threads)
         self._asleep = 0  # steps until somebody may guess again
-        self._written = 0  # tokens of the answer at the last look
-        self._new = set(drafters)  # who has not seen this answer's beginning yet
         self.tally = tally
 
     def advance(self, token: int) -> int:
@@ -130,33 +115,20 @@ class SpeculativeSteps:
             self._record(self._step, began)
             self._step = None
         self._drop_ahead()
+        if asleep := self._policy.sleep():
+            self._asleep = asleep - 1
+            return self._plain.advance(token)
         room = min(cache.room, cache.model.batch_size) - 1
         cache.tokens.append(token)
-        kind, read_s, draft = "", 0.0, list[int]()
-        plain_turn = self._policy.plain_turn()
-        if self._policy.looks():
-            # The beginning of an answer is not charged: that takes a small share of the time of reading its prompt.
-            new = len(self._new)
-            heard = self._listen()
-            listened = perf_counter()
-            if len(self._new) == new:
-                self._policy.spend(listened - began)
-            self.tally.spent += listened - began
-            looked, began = began, listened
-            if room >= 1 and not plain_turn:
-                kind, draft, read_s = self._draft(room)
-                if not kind and not heard and len(self._new) == new:
-                    self._policy.costs.record_look(perf_counter() - looked)
+        kind, draft = self._draft(room)
         drawn = perf_counter()
         code = cache.model.decode_all((token, *draft)) if draft else cache.model.decode((token,))
         if code:
             raise cache.failed(code)
         ended = perf_counter()
-        self._step = _Step(kind, 1 + len(draft), began, drawn, ended, read_s)
+        self._step = _Step(kind, 1 + len(draft), 0, began, drawn, ended)
         if not draft:
             self._threads.took_one(ended - drawn)
-            self._asleep = 0 if plain_turn else self._policy.rest()
-            self._step.count = 1 + self._asleep
             return LAST_ROW
         self._ahead.extend(draft)
         self._row = 0
@@ -165,12 +137,7 @@ class SpeculativeSteps:
 
     def settle(self) -> None:
         """Take out of the cache what was computed ahead."""
-        if self._step and not self._step.kind:  # the time of what comes now is not that of a step
-            done = self._step.count - self._asleep
-            self._policy.record_plain(0.0, 0.0, done)
-            self._written += done
         self._step = None
-        self._asleep = 0
         self._drop_ahead()
 
     def _drop_ahead(self) -> None:
@@ -180,61 +147,39 @@ class SpeculativeSteps:
             if not self._cache.model.drop_last(count):
                 raise self._cache.failed(0)
 
-    def _listen(self) -> bool:
-        """Let the drafters follow the text, and learn how right they are; return whether there was an audition."""
-        policy, text, heard = self._policy, self._cache.tokens, False
-        for drafter in self._drafters:
-            kind = drafter.kinds[0]
-            if not policy.asks(kind):
-                continue
-            judge = drafter not in self._new
-            self._new.discard(drafter)
-            policy.judged(drafter, *drafter.follow(text, judge=judge))
-            allowed_s = policy.hears(kind, self._written, drafter.price(text))
-            if allowed_s:
-                heard = True
-                policy.heard(drafter, drafter.audition(text, self._written, allowed_s))
-        return heard
-
-    def _draft(self, room: int) -> tuple[str, list[int], float]:
-        """Return guesses for what follows the text, who made them, and the seconds it took to know the text.
-
-        No guesses when a plain step is better.
-        """
+    def _draft(self, room: int) -> tuple[str, list[int]]:
+        """Return guesses for what follows the text, and who made them; none when a plain step is better."""
         policy, text = self._policy, self._cache.tokens
+        if policy.plain_turn() or room < 1:
+            return "", []
         best: tuple[float, int, str, Drafter] | None = None
         for drafter in self._drafters:
-            first = drafter.kinds[0]
-            found = drafter.look(text, policy.may_read(first)) if policy.asks(first) else None
+            found = drafter.look(text) if policy.worth_looking(drafter.name) else None
             if found and (count := policy.length(found[0], room, found[1])):
                 speed = policy.speed(found[0])
                 if best is None or speed > best[0]:
                     best = speed, count, found[0], drafter
         if best is None:
-            return "", [], 0.0
+            self._asleep = policy.nobody_guesses()
+            return "", []
         _, count, kind, drafter = best
         began = perf_counter()
         draft = drafter.draft(text, count)
         if len(draft) < policy.shortest:
-            policy.spend(perf_counter() - began, kind)
-            return "", [], 0.0
-        return kind, draft, drafter.read_s
+            policy.record_nothing(kind, perf_counter() - began)
+            return "", []
+        return kind, draft
 
     def _record(self, step: _Step, now: float) -> None:
         decode_s = step.decoded_at - step.drafted_at
+        whole_s = now - step.began
         if step.rows == 1:
             # Without the time of a draft that came to nothing: that is not what a plain step takes.
-            self._written += step.count
-            self._policy.record_plain(decode_s, (now - step.drafted_at) / step.count, step.count)
+            self._policy.record_plain(decode_s, now - step.drafted_at)
             return
-        whole_s = now - step.began
-        tokens = 1 + step.accepted
-        self._written += tokens
-        self.tally.tokens += tokens
+        self.tally.tokens += 1 + step.accepted
         self.tally.seconds += whole_s
-        self.tally.plain_seconds += tokens * self._policy.plain_s
+        self.tally.plain_seconds += (1 + step.accepted) * self._policy.plain_s
         self.tally.accepted_of[drafter_of(step.kind)] += step.accepted
-        draft_s = step.drafted_at - step.began - step.read_s
-        self._policy.record(step.kind, step.rows - 1, step.accepted, draft_s, decode_s, whole_s - step.read_s)
-        if step.read_s:
-            self._policy.spend(step.read_s, step.kind)
+        draft_s = step.drafted_at - step.began
+        self._policy.record(step.kind, step.rows - 1, step.accepted, draft_s, decode_s, whole_s)

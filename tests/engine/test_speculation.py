@@ -175,22 +175,6 @@ def test_the_draft_follows_the_conversation(pair, open_engine):
     assert abs(share(turned.stats) - share(alone.stats)) < 0.25 and share(alone.stats) > 0.3
 
 
-@pytest.mark.parametrize("draft", ["model", "auto"])
-def test_the_draft_goes_on_when_the_context_drops(pair, open_engine, draft):
-    """It keeps what was dropped until its own context is full, and begins again with the end of the text."""
-    engine = open_engine(
-        pair[0], model_draft=str(pair[1]), draft=draft, n_ctx=128, context_full="sinks", use_extra_bufts=False
-    )
-    plain = open_engine(pair[0], n_ctx=128, context_full="sinks", use_extra_bufts=False)
-    values = {**NEVER_ENDS, "temp": 0.0, "n_predict": 500}
-    for text in ("first words of it", "other words, and the rest"):
-        answer = ask(engine, text, values)
-        assert answer.text == ask(plain, text, values).text
-        assert answer.stats.generated_tokens == 500 and answer.stats.dropped_tokens > 300
-        if draft == "model":
-            assert answer.stats.accepted_tokens > 100
-
-
 def test_auto_takes_no_guesses_from_a_draft_that_is_always_wrong(folder, alphabet_model, endless_model, open_engine):
     backwards = write_scripted_model(
         folder / "backwards.gguf", byte_tokens("zyxwvutsrqponmlkjihgfedcbaz"), context=4096
