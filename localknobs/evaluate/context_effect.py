@@ -239,8 +239,13 @@ def _affordable(plan: EffectPlan, reaches: Sequence[int], found: Found, left_min
     """Return the longest prompt that the time allows, by how fast short ones were read, and what to say about it."""
     wanted = reaches[0]
     time = next((one for one in found.times if one.stage == "text"), None)
-    if not plan.minutes or time is None or not time.seconds:
+    if not plan.minutes:
         return wanted, ""
+    if time is None or not time.seconds:  # all of the short part was kept from before
+        said = (
+            "" if len(reaches) == 1 else f"Measured to {reaches[-1]:,} of {wanted:,} tokens only: how fast this is was "
+        )
+        return reaches[-1], said and f"{said}not timed anew. --minutes 0 measures all."
     needed = {reach: 2 * LEAST_READ * reach * time.seconds / time.units for reach in reaches}
     reach = next((reach for reach in reaches if needed[reach] <= 60 * left_minutes), plan.short_tokens)
     if reach == wanted:
@@ -265,7 +270,7 @@ def _stretches(found: Found, trained: int) -> tuple[Stretch, ...]:
         ratio = mean_of([now - before for now, before in zip(own, base, strict=True)])
         return Stretch(begin + 1, end, perplexity_of(base), perplexity_of(own), ratio)
 
-    return part(0, trained), part(trained, whole)
+    return (part(0, trained), part(trained, whole)) if whole > trained else (part(0, whole),)
 
 
 def _hidden(plan: EvalPlan, found: Found, trained: int) -> tuple[Hidden, ...]:

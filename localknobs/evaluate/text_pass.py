@@ -274,9 +274,8 @@ class _Plan:
 
     def finished(self, variants: Sequence[tuple[int, Variant]] = ()) -> list[int]:
         """Return the chunks that every model has read, or every one of some."""
-        return sorted(
-            chunk for chunk in self._allowed if all(chunk in self._stores[number].found for number, _ in self._variants)
-        )
+        stores = [self._stores[number].found for number, _ in variants or self._variants]
+        return sorted(chunk for chunk in self._allowed if all(chunk in found for found in stores))
 
     def _enough(self, group: Sequence[tuple[int, Variant]]) -> bool:
         """Whether what is read so far makes a sample at all: less is not stopped at, whatever the time."""

@@ -19,7 +19,7 @@ from localknobs.tune.config import Recipe, TuneConfig, choose
 from localknobs.tune.examples import Example, apart_from, read_examples, split
 from localknobs.tune.price import TRAINED_BYTES, Price, price
 from localknobs.tune.ranks import count_here
-from localknobs.tune.rehearsal import CHAT_LENGTH, MOST_PLACES, NOTED_BYTES
+from localknobs.tune.rehearsal import CHAT_LENGTH, MOST_PLACES, NOTED_BYTES, TEXT_LENGTH
 from localknobs.units import size_text
 
 _NEEDED = ("torch", "transformers", "peft", "accelerate", "safetensors")
@@ -158,8 +158,9 @@ def _price(longest: int, recipe: Recipe, values: dict[str, Value], base: Base, r
         [setting("vocab_size") * setting("hidden_size"), *(rows * cols for rows, cols in base.modules.shapes)]
     )
     old = [min(CHAT_LENGTH, recipe.length, example.most_tokens) for example in rehearsal if example.kind == "chat"]
+    longest_text = max((example.most_tokens for example in rehearsal if example.kind == "text"), default=0)
+    longest_old = max([min(longest_text, TEXT_LENGTH, recipe.length), *old])
     old += [example.most_tokens for example in rehearsal if example.kind == "text"]
-    longest_old = min(max(old, default=0), CHAT_LENGTH, recipe.length)
     scratch = min(_SCRATCH_VALUES, largest) * _SCRATCH_BYTES
     frozen = base.stored_bytes + scratch if base.stored_bytes else base.parameters * item_bytes
     cost = price(

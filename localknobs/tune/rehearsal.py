@@ -8,7 +8,7 @@ give otherwise teaches nothing. Knows the numbers, not where the rows come from.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,10 @@ class OldRow:
         return self.row.tokens
 
 
-def noted(model: Any, rows: Sequence[Encoded], size: int, device: str, say: Say) -> list[OldRow]:
-    """Return rows with what a model says before it is trained.
+def noted(
+    model: Any, rows: Sequence[Encoded], size: int, device: str, say: Say, stopped: Callable[[], bool]
+) -> list[OldRow] | None:
+    """Return rows with what a model says before it is trained; None when it was stopped.
 
     Args:
         model: The base, or the base with an adapter that changes nothing yet.
@@ -93,6 +95,7 @@ def noted(model: Any, rows: Sequence[Encoded], size: int, device: str, say: Say)
         size: Rows that are computed at once.
         device: Where the model is.
         say: Hears how many more rows are noted: `noted`.
+        stopped: Whether to stop; asked after every part.
     """
     import torch
 
@@ -112,6 +115,8 @@ def noted(model: Any, rows: Sequence[Encoded], size: int, device: str, say: Say)
             for index, *values in pieces:
                 found[index] = OldRow(rows[index], *(value.clone() for value in values))  # no view of the whole batch
             say({"noted": len(part)})
+            if stopped():
+                return None
     model.train()
     return [found[index] for index in range(len(rows))]
 

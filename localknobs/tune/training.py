@@ -100,9 +100,11 @@ class Training:
     def run(self) -> bool:
         """Train; return whether it came to its end, and was not stopped by the parent."""
         order = self._order
-        self._note_old_rows()
-        if order["resume"]:
-            self._restore()
+        state = self._read_state() if order["resume"] else None  # a wrong one is told before anything takes time
+        if not self._note_old_rows():
+            return False
+        if state:
+            self._put_back(state)
         progress = self.progress
         self._say({"begun": progress.step, "steps": order["steps"]})
         if not progress.first:
@@ -143,12 +145,17 @@ class Training:
         """Return what the adapter that is kept reaches."""
         return {**self._look(), "right": self._right()}
 
-    def _note_old_rows(self) -> None:
-        """Note what the base says at old rows, before anything is trained or put back."""
-        rows = self._material.rehearsal
-        if rows:
-            self._say({"noting": len(rows)})
-            self._old = noted(self._trainee, rows, self._order["at_once"], self._device, self._say)
+    def _note_old_rows(self) -> bool:
+        """Note what the base says at old rows, before anything is trained or put back; False when it was stopped."""
+        if not self._material.rehearsal:
+            return True
+        self._say({"noting": len(self._material.rehearsal)})
+        found = noted(
+            self._trainee, self._material.rehearsal, self._order["at_once"], self._device, self._say,
+            lambda: self._ranks.any(self._stopping()),
+        )  # fmt: skip
+        self._old = found or []
+        return found is not None
 
     def _step(self, batches: Iterator[list[Encoded]], old_batches: Iterator[list[OldRow]] | None) -> dict[str, float]:
         import torch
@@ -273,11 +280,11 @@ class Training:
         self._save_took = monotonic() - began
         self._say({"saved": self.progress.step})
 
-    def _restore(self) -> None:
+    def _read_state(self) -> dict[str, Any]:
         import torch
 
         try:
-            state = torch.load(self._order["state"], map_location="cpu", weights_only=True)
+            state: dict[str, Any] = torch.load(self._order["state"], map_location="cpu", weights_only=True)
             same = state["fingerprint"] == self._order["fingerprint"]
         except Exception as error:  # torch raises all kinds for a damaged file
             raise BadFile(
@@ -288,6 +295,11 @@ class Training:
                 "A stopped training lies beside the output, of other data, base or knobs",
                 "Begin anew with --restart, or name another -o.",
             )
+        return state
+
+    def _put_back(self, state: Mapping[str, Any]) -> None:
+        import torch
+
         set_trained_state(self._trainee, state["trained"])
         self._best_state = state["best_state"]
         self._optimizer.load_state_dict(state["optimizer"])

@@ -115,7 +115,10 @@ def _old_rows(tokenizer: Any, order: Mapping[str, Any]) -> list[Encoded]:
         kind: Encoder(tokenizer, min(length, order["length"]))
         for kind, length in (("chat", CHAT_LENGTH), ("text", TEXT_LENGTH))
     }
-    rows = [part for example in order["rehearsal"] for part in encoders[example["kind"]].encode(example)]
+    try:
+        rows = [part for example in order["rehearsal"] for part in encoders[example["kind"]].encode(example)]
+    except BadFile as error:
+        raise BadFile(f"Of what is rehearsed: {error.message}", error.hint) from None
     read = order["steps"] * order["accumulation"] * old_beside(order["batch"], order["rehearsal_share"])
     return chosen_rows(rows, read, order["seed"])
 

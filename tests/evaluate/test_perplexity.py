@@ -189,6 +189,13 @@ def test_a_short_time_draws_a_sample_and_says_so(models, text):
     assert {model.divergence.tokens for model in report.models[1:]} == {used.predicted}
 
 
+def test_a_short_time_ends_the_first_of_models_without_a_parent(models, text):
+    """They are read one after the other, and the second reads what the first had time for."""
+    report = measure(models[1:3], text=text, suites=("ppl",), chunk_tokens=16, minutes=1e-6)
+    assert report.text.chunks < report.text.chunks_whole and "minutes allow" in report.text.why
+    assert all(model.perplexity.value > 1 for model in report.models)
+
+
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(models, tmp_path, text):
     with pytest.raises(BadValue, match="kld compares with a parent"):
         measure([models[1]], suites=("kld",))

@@ -50,7 +50,9 @@ def test_the_divergence_is_that_of_the_noted_tokens_and_of_the_rest(base):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     rows = [Encoded(list(range(5, 5 + size)), [at > 2 for at in range(size)], size, size) for size in (9, 4, 6)]
     told = []
-    old = noted(model, rows, 2, "cpu", told.append)
+    assert noted(model, rows, 1, "cpu", told.append, lambda: len(told) == 2) is None and len(told) == 2, "stopped"
+    told.clear()
+    old = noted(model, rows, 2, "cpu", told.append, lambda: False)
     assert [one.row for one in old] == rows and sum(message["noted"] for message in told) == 3
     assert [tuple(one.likeliest.shape) for one in old] == [(6, KEPT_TOKENS), (1, KEPT_TOKENS), (3, KEPT_TOKENS)]
     with torch.no_grad():
