@@ -15,6 +15,7 @@ from localknobs.errors import BadFile, BadValue, LocalknobsError, Unsupported
 from localknobs.gguf_info import Header, read_header
 from localknobs.hardware import check_disk_space
 from localknobs.jobs import Advanced, Job, Started, Wrote, partial_file, refuse_same_file
+from localknobs.storing import was_cut_off
 
 BLOCK = 4096
 """What file systems share blocks by."""
@@ -60,7 +61,7 @@ def write_with_keys(
             f"{header.path} is split into {header.shards} files", "Join them first: llama-gguf-split --merge."
         )
     refuse_same_file(header.path, output)
-    if output.exists() and not overwrite:
+    if output.exists() and not overwrite and not was_cut_off(output):
         raise BadValue(f"{output} exists already", "Choose another name with -o; nothing is overwritten.")
     keys = replaced(raw_keys(header), new, (*without, PADDING_KEY))
     head = header_with_keys(header, keys, BLOCK)

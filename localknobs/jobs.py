@@ -20,7 +20,7 @@ from time import monotonic
 from typing import Any, Literal, TypeVar
 
 from localknobs.errors import BadValue, NotEnough
-from localknobs.storing import cut_off_files, name_and_store
+from localknobs.storing import PARTIAL, name_and_store
 
 Result = TypeVar("Result")
 
@@ -173,7 +173,6 @@ class Rate:
 
 DISK_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 """What a system answers when a file cannot grow any more."""
-PARTIAL = ".partial"
 _PARTIAL_NAME = re.compile(r"\.(.+)\.(\d+)\.partial$")
 
 
@@ -245,14 +244,13 @@ def _full_disk_named(target: Path) -> Iterator[None]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return the partial files and folders in a folder whose process is gone, or whose machine stopped too early."""
+    """Return the partial files and folders in a folder whose process is gone."""
     named = ((file, _PARTIAL_NAME.fullmatch(file.name)) for file in folder.glob(f".*{PARTIAL}"))
-    partial = [file for file, found in named if found and not _is_alive(int(found[2]))]
-    return sorted([*partial, *cut_off_files(folder)])
+    return sorted(file for file, found in named if found and not _is_alive(int(found[2])))
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove what `leftovers` returns; return what could be removed."""
+    """Remove the partial files and folders in a folder whose process is gone; return them."""
     removed = []
     for file in leftovers(folder):
         with contextlib.suppress(OSError):

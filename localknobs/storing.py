@@ -2,7 +2,8 @@
 
 To wait for the disk can take longer than all the work. Should the machine stop before it is done, such a file has
 holes, or an end that is missing. So a record lies beside it until it is stored: `.NAME.unstored`, which is on the disk
-before the name is given, and holds the number of the machine's run. One of an earlier run makes its file suspect.
+before the name is given, and holds the number of the machine's run and that of the file. One of an earlier run makes
+its file suspect.
 Linux only: elsewhere nobody tells one run of the machine from the next, and the disk is waited for.
 """
 
@@ -15,6 +16,8 @@ import sys
 import threading
 from pathlib import Path
 
+PARTIAL = ".partial"
+"""How the names of files and folders end that are not complete yet."""
 RECORD = ".unstored"
 WAITED_BYTES = 64 << 20
 """Up to this size a file is waited for: that is shorter than a blink on any disk."""
@@ -26,7 +29,7 @@ try:
     os.fsync(int(sys.argv[1]))
 except OSError:
     with open(sys.argv[2], "w") as record:
-        record.write("{_FAILED}")
+        record.write(f"{_FAILED} {{os.fstat(int(sys.argv[1])).st_ino}}")
 else:
     os.unlink(sys.argv[2])
 """
@@ -49,7 +52,7 @@ def name_and_store(beside: Path, target: Path) -> None:
     """Give a file its name, and have it stored.
 
     A large file gets a new name at once, and a process stores it while this one goes on or ends. A name that another
-    file has is given when this one is stored: or both could be lost.
+    file has is given when this one is stored: or both could be lost. So is one in a folder whose own name comes later.
 
     Args:
         beside: The complete file, in the folder of its name.
@@ -58,17 +61,18 @@ def name_and_store(beside: Path, target: Path) -> None:
     Raises:
         OSError: the disk refuses; a file under that name is still the old one.
     """
-    run = "" if target.exists() or beside.stat().st_size <= WAITED_BYTES else present_run()
-    if not run:
+    waits = target.exists() or target.parent.suffix == PARTIAL or beside.stat().st_size <= WAITED_BYTES
+    record = record_of(target)
+    if waits or not (run := present_run()):
         with open(beside, "rb+") as handle:
             os.fsync(handle.fileno())
         os.replace(beside, target)
+        record.unlink(missing_ok=True)  # of one that had this name
         return
-    record = record_of(target)
     with open(beside, "rb+") as handle:
         try:
             with open(record, "w") as note:
-                note.write(run)
+                note.write(f"{run} {os.fstat(handle.fileno()).st_ino}")
                 note.flush()
                 os.fsync(note.fileno())
             os.replace(beside, target)
@@ -94,18 +98,22 @@ def _store_behind(descriptor: int, record: Path) -> None:
 
 
 def was_cut_off(file: Path) -> bool:
-    """Return whether the machine stopped before a file was stored, and some of it is missing.
+    """Return whether a file was never stored whole: the machine stopped too early, or the disk refused.
 
     A record that turns out to be needless, or to have lost its file, is removed.
     """
     record = record_of(file)
     try:
-        run = record.read_text().strip()
+        run, _, number = record.read_text().strip().partition(" ")
     except OSError:
         return False
-    if run == present_run() and file.exists():
+    try:
+        same = str(file.stat().st_ino) == number
+    except OSError:
+        same = run == present_run()  # its name is about to be given
+    if same and run == present_run():
         return False
-    if file.exists() and (run == _FAILED or _has_holes(file)):
+    if same and (run == _FAILED or _has_holes(file)):
         return True
     with contextlib.suppress(OSError):
         record.unlink()
@@ -125,5 +133,5 @@ def _has_holes(file: Path) -> bool:
         with file.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
             return size == 0 or os.lseek(handle.fileno(), 0, os.SEEK_HOLE) < size
-    except OSError:  # a file system that does not know
+    except (OSError, AttributeError):  # a system that does not know
         return False

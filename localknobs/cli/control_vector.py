@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from localknobs.cli.output import note, print_json, table
 from localknobs.cli.progress import measured, run_job
 from localknobs.cli.remembering import command_line, remember
-from localknobs.errors import BadValue
+from localknobs.errors import BadValue, LocalknobsError
 from localknobs.library import find_model
 
 if TYPE_CHECKING:
@@ -88,7 +88,13 @@ def run(options: Namespace) -> int:
         layers = _make(model, vector, options)
         if not options.json:
             _print_layers(vector, layers)
-    effects = _try(model, vector, options) if options.prompts else ()
+    try:
+        effects = _try(model, vector, options) if options.prompts else ()
+    except LocalknobsError as error:
+        if options.vector:
+            raise
+        effects = ()  # the vector is made all the same, and gets its card
+        note(f"{vector} is made, but could not be tried: {error}")
     if options.json:
         print_json({"path": vector, "layers": list(map(asdict, layers)), "effects": list(map(asdict, effects))})
         return 0
@@ -167,7 +173,7 @@ def _print_effects(effects: tuple[Effect, ...], matches: bool) -> None:
         low, high = one.matching_interval
         share = (f"{one.share:.0%} ({low:.0%} to {high:.0%})",) if matches else ()
         near, far = one.longer_interval
-        longer = f"{one.longer:+.1f} ({near:+.1f} to {far:+.1f})" if one.scale else "-"
+        longer = f"{one.longer:+.1f}" + (f" ({near:+.1f} to {far:+.1f})" if near == near else "") if one.scale else "-"
         rows.append((one.prompts, f"{one.scale:g}", one.answers, *share, f"{one.changed / one.answers:.0%}",
                      f"{one.tokens:.1f}", longer))  # fmt: skip
     share_heading = ("MATCHING (95%)",) if matches else ()

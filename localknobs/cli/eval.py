@@ -94,9 +94,8 @@ def run(options: Namespace) -> int:
     if suites == ["all"]:
         suites = [name for name in SUITES if options.base or name not in AGAINST_PARENT]
     common = chosen(options, "loading")
-    *variants, base = _told_apart(
-        [_variant(text, common) if text else None for text in (*options.models, options.base)]
-    )
+    parent = _variant(options.base, common) if options.base else None
+    *variants, base = _told_apart([*(_variant(text, common) for text in options.models), parent])
     config = EvalConfig(
         models=tuple(filter(None, variants)),
         base=base,
@@ -181,13 +180,17 @@ def _told_apart(variants: Sequence[Variant | None]) -> list[Variant | None]:
     files: dict[str, set[Path]] = {}
     for one in variants:
         if one:
-            files.setdefault(one.label, set()).add(one.settings.model)
-    return [
-        replace(one, label=f"{one.settings.model.parent.name}/{one.label}")
-        if one and len(files[one.label]) > 1
-        else one
-        for one in variants
-    ]
+            files.setdefault(one.label, set()).add(one.settings.model.absolute())
+
+    def told_apart(one: Variant) -> Variant:
+        others = files[one.label]
+        if len(others) == 1:
+            return one
+        folder = one.settings.model.absolute().parent
+        same_folder = sum(other.parent.name == folder.name for other in others) > 1
+        return replace(one, label=f"{folder if same_folder else folder.name}/{one.label}")
+
+    return [one and told_apart(one) for one in variants]
 
 
 def _variant(text: str, common: dict[str, Value]) -> Variant:

@@ -51,9 +51,9 @@ def read_header(path: Path, *, skim: bool = False) -> Header:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
             raise BadFile(f"{path} is no ordinary file", "Give a .gguf file on disk.")  # a pipe would block for ever
-        if was_cut_off(path):
+        if stat.S_ISREG(status.st_mode) and was_cut_off(path):
             raise BadFile(
-                f"{path} was not yet stored when the machine stopped, and parts of it are lost",
+                f"{path} was not stored whole before the machine stopped, and parts of it are lost",
                 f"Make it again: localknobs redo {shlex.quote(str(path))}",
             )
         with path.open("rb", buffering=0) as file:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localknobs.errors import LocalknobsError
-from localknobs.jobs import PARTIAL, leftovers, remove_file_or_folder
+from localknobs.jobs import leftovers, remove_file_or_folder
 from localknobs.library.sources import SOURCES
 from localknobs.library.walk import Report, bytes_on_disk, walk
 from localknobs.paths import cache_folder, config_folder, data_folder, models_folder
+from localknobs.storing import cut_off_files
 
 DOWNLOAD_DAYS = 7
 """Days without a new byte after which an unfinished download counts as given up."""
@@ -66,9 +67,9 @@ def _dead_jobs() -> Iterator[Leftover]:
     for top in (models_folder(), data_folder(), config_folder(), cache_folder()):
         for folder, _ in walk(top, Report()):
             for path in leftovers(Path(folder)):
-                gone = path.suffix == PARTIAL
-                reason = "written by a process that is gone" if gone else "not stored whole when the machine stopped"
-                yield Leftover(path, _size(path), reason)
+                yield Leftover(path, _size(path), "written by a process that is gone")
+            for path in cut_off_files(Path(folder)):
+                yield Leftover(path, _size(path), "not stored whole before the machine stopped")
 
 
 def _given_up_downloads(days: float) -> Iterator[Leftover]:

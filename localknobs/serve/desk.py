@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
+from array import array
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
@@ -113,6 +114,15 @@ class Desk:
         if scales != self._on:
             self.engine.use_settings({"lora": tuple(map(text_of, self.adapters, scales))})
             self._on = scales
+
+    async def embed(self, text: str | Sequence[int]) -> tuple[array[float], int]:
+        """Return a text's vector and how many tokens it has, under the server's own scales; raises as `ask` does."""
+
+        def work(engine: Engine) -> tuple[array[float], int]:
+            self._use_scales(self.scales)
+            return engine.embed(text)
+
+        return await self.ask(work)
 
     async def ask(self, work: Callable[[Engine], Result]) -> Result:
         """Wait for the turn, and return what some short work on the engine returns; raises as `answer` does."""

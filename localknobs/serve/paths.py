@@ -99,7 +99,7 @@ class Paths:
             vectors, tokens = [], 0
             for at, one in enumerate(asked.inputs):
                 try:
-                    vector, count = await self._desk.ask(lambda engine, text=one: engine.embed(text))  # type: ignore[misc]
+                    vector, count = await self._desk.embed(one)
                 except LocalknobsError as error:
                     raise refusal_of(error, f"input[{at}]") from None
                 vectors.append(vector)

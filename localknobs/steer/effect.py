@@ -133,6 +133,9 @@ def check_trial(
     """
     if not all(math.isfinite(scale) for scale in scales):
         raise BadValue("A scale must be a number", f"Such as --scales {' '.join(f'{scale:g}' for scale in SCALES)}")
+    names = [path.stem for path in prompts]
+    if twice := sorted(name for name in set(names) if names.count(name) > 1):
+        raise BadValue(f"Two lists to try are named {twice[0]}", "Rename one: what they show is told by their names.")
     return compiled(pattern), [(path.stem, read_prompts(path)) for path in prompts]
 
 

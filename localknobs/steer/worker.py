@@ -6,7 +6,6 @@ go to a file of the parent's choice, which gives it its final name. The parent s
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from localknobs.errors import BadValue, LocalknobsError
 
 
 def _run(order: dict[str, Any], say: Say) -> None:
-    # Few rows a product: BLAS's threads would take the cores that the model computes on.
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     from localknobs.engine.hidden_states import HiddenStates
     from localknobs.engine.llama import LoadedModel, send_log_to_stderr
     from localknobs.gguf_info import read_header
@@ -78,7 +75,7 @@ def _tokens(model: Any, order: dict[str, Any], say: Say) -> list[tuple[int, list
                 if prompt.note and prompt.note != noted:
                     say({"note": prompt.note})
                     noted = prompt.note
-                found.append((sign, _checked(prompt.tokens, model.context_size, sign, number)))
+                found.append((sign, _checked(prompt.tokens, min(model.context_size, model.batch_size), sign, number)))
         return found
     finally:
         renderer.close()

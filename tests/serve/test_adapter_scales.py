@@ -87,3 +87,16 @@ def test_a_server_without_adapters_says_how_it_gets_some(server: Served):
     reply = server.chat(lora=[{"id": 0, "scale": 1}])
     assert reply.status_code == 400 and "--lora FILE" in reply.json()["error"]["message"]
     assert server.chat(lora=[], max_tokens=1).status_code == 200
+
+
+def test_vectors_follow_the_scales_of_the_server_and_not_those_of_the_last_chat(layered: Served):
+    def vector() -> list[float]:
+        reply = layered.post("/v1/embeddings", input="What does temperature do?")
+        return list(reply.json()["data"][0]["embedding"])
+
+    layered.client.post("/lora-adapters", json=[{"id": 0, "scale": 1}])
+    usual = vector()
+    content(layered.chat(max_tokens=2, lora=OFF))
+    assert vector() == pytest.approx(usual, abs=1e-6)
+    layered.client.post("/lora-adapters", json=[])
+    assert vector() != pytest.approx(usual, abs=1e-3)

@@ -11,8 +11,8 @@ from gguf_files import small_gguf
 from localknobs import storing
 from localknobs.errors import BadFile
 from localknobs.gguf_info import read_header
-from localknobs.jobs import partial_file, remove_leftovers
-from localknobs.storing import name_and_store, record_of, was_cut_off
+from localknobs.jobs import partial_file, passing_folder, remove_leftovers
+from localknobs.storing import cut_off_files, name_and_store, record_of, was_cut_off
 
 pytestmark = pytest.mark.skipif(not storing.present_run(), reason="this system does not number its runs")
 OTHER_RUN = "00000000-0000-0000-0000-000000000000"
@@ -35,6 +35,10 @@ def children(monkeypatch):
 
     monkeypatch.setattr(storing.subprocess, "Popen", Kept)
     return begun
+
+
+def write_record(file: Path, run: str) -> None:
+    record_of(file).write_text(f"{run} {file.stat().st_ino if file.exists() else 0}")
 
 
 def write_with_a_hole(file: Path) -> None:
@@ -64,16 +68,35 @@ def test_the_record_is_there_before_the_name(tmp_path, always_large, monkeypatch
     monkeypatch.setattr(storing.os, "replace", looked_at)
     with partial_file(target) as beside:
         beside.write_bytes(b"new")
-    assert seen == [storing.present_run()]
+    assert seen == [f"{storing.present_run()} {target.stat().st_ino}"]
 
 
-@pytest.mark.parametrize("why", ["small", "there already", "no number"])
+def test_a_look_before_the_name_is_given_leaves_the_record(tmp_path, always_large, monkeypatch):
+    target, replace = tmp_path / "out", os.replace
+
+    def looked_at(source, name):
+        assert not was_cut_off(target) and record_of(target).exists()
+        replace(source, name)
+
+    monkeypatch.setattr(storing.os, "replace", looked_at)
+    with partial_file(target) as beside:
+        beside.write_bytes(b"new")
+
+
+@pytest.mark.parametrize("why", ["small", "there already", "no number", "in a passing folder"])
 def test_others_are_waited_for(tmp_path, monkeypatch, children, why):
     target = tmp_path / "out"
     if why != "small":
         monkeypatch.setattr(storing, "WAITED_BYTES", -1)
     if why == "there already":
         target.write_bytes(b"old")
+        write_record(target, "failed")
+    if why == "in a passing folder":
+        with passing_folder(target) as folder:
+            with partial_file(folder / "out") as beside:
+                beside.write_bytes(b"new")
+            assert [file.name for file in folder.iterdir()] == ["out"] and not children
+        return
     if why == "no number":
         monkeypatch.setattr(storing, "_RUN_FILE", tmp_path / "nothing")
     with partial_file(target) as beside:
@@ -100,23 +123,33 @@ def test_where_no_process_can_be_left_behind_the_file_is_waited_for(tmp_path, al
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
-def test_a_file_with_holes_of_an_earlier_run_is_refused_and_removed(tmp_path):
+def test_a_file_with_holes_of_an_earlier_run_is_refused_and_can_be_pruned(tmp_path):
     file = tmp_path / "model.gguf"
     file.write_bytes(small_gguf())
     with file.open("rb+") as handle:
         handle.truncate(file.stat().st_size + (1 << 20))  # an end that was never written
-    record_of(file).write_text(OTHER_RUN)
+    write_record(file, OTHER_RUN)
     with pytest.raises(BadFile, match=r"parts of it are lost\. Make it again: localknobs redo"):
         read_header(file)
-    assert remove_leftovers(tmp_path) == sorted([file, record_of(file)])
-    assert list(tmp_path.iterdir()) == []
+    assert remove_leftovers(tmp_path) == [], "what has its final name is removed only by who asks for it"
+    assert cut_off_files(tmp_path) == [file, record_of(file)]
+
+
+def test_another_file_under_the_name_is_believed(tmp_path):
+    file = tmp_path / "out"
+    write_with_a_hole(file)
+    write_record(file, OTHER_RUN)
+    other = tmp_path / "other"
+    write_with_a_hole(other)
+    other.replace(file)
+    assert not was_cut_off(file) and list(tmp_path.iterdir()) == [file]
 
 
 def test_one_of_this_run_is_believed(tmp_path):
     file = tmp_path / "out"
     write_with_a_hole(file)
-    record_of(file).write_text(storing.present_run())
-    assert not was_cut_off(file) and remove_leftovers(tmp_path) == [] and record_of(file).exists()
+    write_record(file, storing.present_run())
+    assert not was_cut_off(file) and cut_off_files(tmp_path) == [] and record_of(file).exists()
 
 
 def test_a_complete_file_of_an_earlier_run_loses_only_its_record(tmp_path):
@@ -124,12 +157,12 @@ def test_a_complete_file_of_an_earlier_run_loses_only_its_record(tmp_path):
     file.write_bytes(b"x" * 100_000)
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
-    record_of(file).write_text(OTHER_RUN)
+    write_record(file, OTHER_RUN)
     assert not was_cut_off(file) and list(tmp_path.iterdir()) == [file]
 
 
 def test_a_record_without_its_file_goes(tmp_path):
-    record_of(tmp_path / "out").write_text(storing.present_run())
+    write_record(tmp_path / "out", OTHER_RUN)
     assert not was_cut_off(tmp_path / "out") and list(tmp_path.iterdir()) == []
 
 
@@ -142,5 +175,6 @@ def test_a_disk_that_refuses_to_store_is_remembered(tmp_path):
     words = (sys.executable, "-I", "-S", "-c", storing._STORE, str(write_end), str(record))
     subprocess.run(words, pass_fds=(write_end,), check=True)
     os.close(read_end), os.close(write_end)
-    assert was_cut_off(file)
-    assert remove_leftovers(tmp_path) == sorted([file, record])
+    assert record.read_text().startswith("failed ")
+    write_record(file, "failed")  # as it is of a file
+    assert was_cut_off(file) and cut_off_files(tmp_path) == [file, record]
