@@ -5,6 +5,7 @@ The model reads the prompts in a worker process; the file is written beside its 
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from pathlib import Path
 from localknobs.engine.checks import plan_context
 from localknobs.engine.process import WorkerProcess
 from localknobs.engine.settings import LoadSettings
-from localknobs.errors import BadValue, Unsupported
+from localknobs.errors import BadFile, BadValue, LocalknobsError, Unsupported
 from localknobs.gguf_info import check_is_model, read_header, shard_paths
 from localknobs.hardware import physical_cores
 from localknobs.jobs import Advanced, Job, Noted, Started, Wrote, partial_file, refuse_same_file
 from localknobs.steer.prompts import read_pairs
+from localknobs.storing import was_cut_off
 
 _COMMAND = (sys.executable, "-P", "-m", "localknobs.steer.worker")
 DEFAULT_CONTEXT = 512
@@ -96,7 +98,7 @@ def plan_vector(config: VectorConfig) -> VectorPlan:
 
     Raises:
         NotFound, BadFile: the model or a list is missing or damaged.
-        BadValue: lists of different lengths, an empty one, or an output that is an input.
+        BadValue: lists of different lengths, an empty one, or an output that is an input or another GGUF file.
         NotEnough: the context does not fit into memory.
         Unsupported: a model of one layer, which llama.cpp cannot steer.
     """
@@ -107,11 +109,35 @@ def plan_vector(config: VectorConfig) -> VectorPlan:
     positive, negative = read_pairs(config.positive, config.negative)
     for file in (*shard_paths(header), config.positive, config.negative):
         refuse_same_file(file, config.output)
+    check_output(config.output)
     layers = header.number("block_count")
     if layers < 2:
         raise Unsupported(f"{config.model} has {layers} layer(s)", "llama.cpp steers from the second layer on.")
     plan_context(header, LoadSettings(model=config.model, n_ctx=config.context))
     return VectorPlan(config, positive, negative, layers)
+
+
+def check_output(output: Path) -> None:
+    """Refuse to put a vector in the place of a model: other control vectors and files that are no GGUF are replaced.
+
+    Raises:
+        BadValue: the output is a GGUF file of another kind, or one that cannot be understood.
+        BadFile: it cannot be read.
+    """
+    if not os.path.isfile(output) or was_cut_off(output):  # what the disk lost is made again under its name
+        return
+    try:
+        with output.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                return
+    except OSError as error:
+        raise BadFile(f"{output} cannot be read: {error.strerror or error}", "Name another output.") from None
+    try:
+        is_vector = read_header(output, skim=True).kind == "control vector"
+    except LocalknobsError:
+        is_vector = False
+    if not is_vector:
+        raise BadValue(f"{output} exists, and is no control vector", "Name another output.")
 
 
 def make_vector(plan: VectorPlan) -> Job[tuple[FoundLayer, ...]]:

@@ -183,6 +183,19 @@ def test_files_that_cannot_be_used_are_refused(built_in, lists, vector, tmp_path
         make(vector, lists, tmp_path / "w.gguf")
 
 
+def test_a_vector_takes_no_models_place(built_in, vector, lists, tmp_path):
+    for content in (built_in.read_bytes(), built_in.read_bytes()[:5000]):  # whole, and cut short
+        (tmp_path / "model.gguf").write_bytes(content)
+        with pytest.raises(BadValue, match=r"model.gguf exists, and is no control vector. Name another output"):
+            make(built_in, lists, tmp_path / "model.gguf")
+        assert (tmp_path / "model.gguf").read_bytes() == content
+    for content in (vector.read_bytes(), b"", b"no GGUF"):
+        (tmp_path / "old.gguf").write_bytes(content)
+        plan_vector(VectorConfig(model=built_in, positive=lists[0], negative=lists[1], output=tmp_path / "old.gguf"))
+    with pytest.raises(OSError, match="too long"):
+        make(built_in, lists, tmp_path / f"{'n' * 300}.gguf")
+
+
 def test_a_vector_of_another_model_is_refused(vector, lists, tmp_path):
     for more, words in (({"width": 64}, "256 wide"), ({"width": 256, "layers": 2}, "direction for layer"),
                         ({"width": 256, "layers": 6}, "another base")):  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,17 +11,29 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Checkbox, Footer, Input, Static, TextArea
+from textual.widgets import Checkbox, Input, Static, TextArea
 
 from localknobs.errors import LocalknobsError
-from localknobs.jobs import JobEvent
+from localknobs.jobs import JobEvent, Noted
 from localknobs.paths import models_folder
+from localknobs.steer.make import check_output
 from localknobs.steer.prompts import prompt_lines, save_lists, shipped_prompts
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings
 from localknobs.tui.screens.work_screen import WorkScreen
+from localknobs.tui.widgets.key_footer import KeyFooter
 from localknobs.tui.work_text import progress_text
 from localknobs.tui.works import Work
+
+
+class PromptArea(TextArea):
+    """Prompts, one a line."""
+
+    def undo(self) -> None:
+        """Undo the last change; not with the cursor in a line that goes with it, at which Textual fails."""
+        if self.history.undo_stack:
+            self.move_cursor((0, 0))  # it comes back to where it was before the change
+        super().undo()
 
 
 class SteeringScreen(WorkScreen[str | None]):
@@ -82,15 +95,15 @@ class SteeringScreen(WorkScreen[str | None]):
                 for which, label in (("positive", "More of this"), ("negative", "Less of this")):
                     with Vertical():
                         yield Static(f"{label}: one prompt a line", classes="label")
-                        yield TextArea(self._draft.get(which, ""), id=which, soft_wrap=False, show_line_numbers=True)
+                        yield PromptArea(self._draft.get(which, ""), id=which, soft_wrap=False, show_line_numbers=True)
             with Horizontal(id="how"):
                 yield Static("Name", classes="label")
                 yield Input(self._draft.get("name", ""), id="name", placeholder="calm")
-                yield Checkbox("each line is a message", value=True, id="chat")
+                yield Checkbox("each line is a message", value=self._draft.get("chat", "yes") == "yes", id="chat")
             yield Static(id="state", markup=False)
             with VerticalScroll(id="found", can_focus=False):
                 yield Static(id="table", markup=False)
-        yield Footer()
+        yield KeyFooter()
 
     def on_mount(self) -> None:
         """Begin in the first list, and show the work that runs or ran."""
@@ -117,6 +130,17 @@ class SteeringScreen(WorkScreen[str | None]):
             return f"{pairs_text(more)}. Give it a name."
         return ""
 
+    def _next(self) -> str:
+        """Return what is missing, or what Ctrl+S would do."""
+        if missing := self._missing():
+            return missing
+        try:
+            check_output(self._output)
+        except LocalknobsError as error:
+            return str(error)
+        replaced = ", in place of the one there is" if os.path.exists(self._output) else ""
+        return f"{pairs_text(len(prompt_lines(self._texts()[0])))}. Ctrl+S makes {self._output.name}{replaced}."
+
     # ---- the work -----------------------------------------------------------------------------
 
     def on_text_area_changed(self) -> None:
@@ -127,15 +151,22 @@ class SteeringScreen(WorkScreen[str | None]):
         """Look at the name."""
         self._keep()
 
+    def on_checkbox_changed(self) -> None:
+        """Keep how the lines are read."""
+        self._keep()
+
     def _keep(self) -> None:
         self._draft["positive"], self._draft["negative"] = self._texts()
         self._draft["name"] = self.query_one("#name", Input).value
+        self._draft["chat"] = "yes" if self.query_one("#chat", Checkbox).value else "no"
         self._show_work()
 
     def action_example(self) -> None:
-        """Fill in the shipped lists."""
+        """Fill in the shipped lists; undo brings back what was written."""
         for which in ("positive", "negative"):
-            self.query_one(f"#{which}", TextArea).load_text(shipped_prompts(which).read_text(encoding="utf-8"))
+            area = self.query_one(f"#{which}", TextArea)
+            area.replace(shipped_prompts(which).read_text(encoding="utf-8"), (0, 0), area.document.end)
+            area.move_cursor((0, 0))
         self.query_one("#name", Input).value = "unsure"
         self.query_one("#chat", Checkbox).value = True
 
@@ -148,6 +179,7 @@ class SteeringScreen(WorkScreen[str | None]):
             self.notify(missing, severity="warning")
             return
         try:
+            check_output(self._output)
             more, less = save_lists(self._output, *self._texts())
         except LocalknobsError as error:
             self.notify(str(error), severity="error")
@@ -156,22 +188,30 @@ class SteeringScreen(WorkScreen[str | None]):
         words = ["--positive-file", str(more), "--negative-file", str(less), *chat, "--json", "-o", str(self._output)]
         self._works.start(self.WORK, self._output.name, ["control-vector", self._model, *words])
 
+    @property
+    def _work(self) -> Work | None:
+        """What is done with this model, or was last."""
+        asked = (self.WORK, self._model)
+        return next((one for one in self._works.items if one.arguments[:2] == asked), None)
+
     def _heard(self, work: Work, event: JobEvent | None) -> None:
+        if isinstance(event, Noted) and work is self._work:
+            self.notify(event.text, severity="warning" if event.level == "warning" else "information", timeout=8)
         self._show_work()
 
     def _show_work(self) -> None:
-        """Show what is missing, how far the work is, or what came of it."""
-        work, state, found = self._work, self._missing(), ""
+        """Show how far the work is; else what came of it, and what is missing or what the next would do."""
+        work, found = self._work, ""
         if work and work.active:
             state = f"Making {work.title}: {progress_text(work)}"
         elif work and work.state == "done":
-            state = f"Made {work.title}. Ctrl+T puts it on the model, with a slider; Ctrl+S makes another."
+            state = f"Made {work.title}. Ctrl+T puts it on the model, with a slider.\n{self._next()}"
             found = layers_text(work.output)
         elif work:
-            state = f"{work.title}: {'stopped. Nothing was written.' if work.state == 'stopped' else work.error}"
-        elif not state:
-            replaced = ", in place of the one there is" if self._output.exists() else ""
-            state = f"{pairs_text(len(prompt_lines(self._texts()[0])))}. Ctrl+S makes {self._output.name}{replaced}."
+            ended = "stopped. Nothing was written." if work.state == "stopped" else work.error
+            state = f"{work.title}: {ended}\n{self._next()}"
+        else:
+            state = self._next()
         self.query_one("#state", Static).update(printable(state))
         self.query_one("#table", Static).update(printable(found))
         self.refresh_bindings()
@@ -203,7 +243,8 @@ class SteeringScreen(WorkScreen[str | None]):
             "alone; a few dozen are enough.\n- **Each line is a message:** the model's template goes round it, and the "
             "state is read where the answer begins. Without that a line is read as it stands.\n- **Pairs agree:** in "
             "how many pairs the left prompt lies further along the direction. Half of them agree by chance.\n\n"
-            "`localknobs control-vector --help` tries it on prompts at several strengths, and counts what changes."
+            "`localknobs control-vector MODEL --vector V --try F` tries it on prompts at several strengths, and counts "
+            "what changes."
         )
         self.app.push_screen(Info("Control vectors", text))
 
