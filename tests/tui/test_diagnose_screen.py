@@ -147,6 +147,22 @@ async def test_a_remedy_opens_its_screen_and_a_command_without_one_is_copied(ope
         await until(pilot, lambda: isinstance(pilot.app.screen, MeasureScreen))
 
 
+async def test_a_new_finding_leaves_the_marked_remedy_marked(opened):
+    async with opened() as (pilot, _chat):
+        screen = await diagnose(pilot)
+        mark(screen, "slow")
+        await pilot.pause()
+        remedies = [{"text": f"remedy {at}", "command": "", "values": {}} for at in range(3)]
+        told(screen, "slow", "confirmed", *remedies)
+        screen.query_one("#remedies").move_cursor(row=2)
+        told(screen, "loops", "confirmed", *remedies)
+        await pilot.pause()
+        assert screen._remedy["text"] == "remedy 2"
+        mark(screen, "loops")
+        await pilot.pause()
+        assert screen._remedy["text"] == "remedy 0", "of another symptom the first is marked"
+
+
 async def test_a_probe_that_fails_says_why(opened):
     async with opened() as (pilot, _chat):
         screen = await diagnose(pilot)

@@ -102,6 +102,7 @@ class DiagnoseScreen(WorkScreen[Remedied | None]):
         self._model, self._prompt = model, prompt
         self._flags = flag_words({**(values or {}), **(loading or {})})
         self._found: dict[str, Mapping[str, Any]] = {}
+        self._remedies_of = ""  # the symptom whose remedies are listed
 
     def compose(self) -> ComposeResult:
         """Lay out the symptoms, what is known of the marked one, what to try, and what the probes are given."""
@@ -244,17 +245,20 @@ class DiagnoseScreen(WorkScreen[Remedied | None]):
             text.append("Enter probes it here.\n" if row.probe else "\n")
         text.append(f"\nWhat helps: {row.other}.", "dim")
         self.query_one("#words", Static).update(text)
-        self._show_remedies(finding["remedies"] if finding else ())
+        self._show_remedies(row.key, finding["remedies"] if finding else ())
         self.refresh_bindings()
 
-    def _show_remedies(self, remedies: Sequence[Mapping[str, Any]]) -> None:
+    def _show_remedies(self, symptom: str, remedies: Sequence[Mapping[str, Any]]) -> None:
         table = self.query_one("#remedies", ListTable)
         if table.has_focus and not remedies:
             self.query_one("#symptoms", ListTable).focus()
+        at_row = table.cursor_row if symptom == self._remedies_of else 0
+        self._remedies_of = symptom
         table.clear()
         table.set_class(not remedies, "-empty")
         for at, remedy in enumerate(remedies):
             table.add_row(Text(printable(remedy["text"])), Text(printable(_how(remedy)), "dim"), key=str(at))
+        table.move_cursor(row=at_row)
 
     # ---- what is done -------------------------------------------------------------------------
 
