@@ -47,7 +47,7 @@ class Curves:
         steps: Steps that are planned.
         loss: Of the batch of each step, nats a token.
         rate: Learning rate of each step.
-        drift: How far each step was from the base at old rows, nats a token; empty without rehearsal.
+        drift: How far each step was from the base at old rows, as divergence at temperature 2; empty without rehearsal.
         held_out, general: Losses at the looks, the first at step 0.
         next_token: Share of held-out tokens that are the likeliest.
         samples: Answers, oldest first.

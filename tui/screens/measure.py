@@ -99,7 +99,7 @@ class MeasureScreen(ReportScreen):
         Action("o", "older", "Older", "show a report of before"),
         Action("w", "write", "Write", "write the report: one HTML page, a picture (PNG, SVG), or JSON"),
         Action("y", "copy", "Copy", "copy the command that prints the same numbers in a shell"),
-        Action("f1", "help", "Help", "what is measured, and every key", in_footer=False),
+        Action("f1", "help", "Help", "what is measured, and every key"),
         Action("escape", "back", "Back", "go back; measuring goes on, and Jobs (F7) shows it too"),
     )
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(ACTIONS[:2], priority=True), *bindings(ACTIONS[2:])]
