@@ -17,6 +17,7 @@ from localknobs.convert.checkpoint import Checkpoint, open_weights, read_json
 from localknobs.convert.float_types import FLOAT_BYTES
 from localknobs.convert.weight_files import TensorSpec
 from localknobs.errors import BadFile, NotFound, Unsupported
+from localknobs.paths import user_path
 
 PROMPT_TYPES = frozenset({"PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"})
 """Kinds of peft that add tokens to the input; no weight of the model can hold them."""
@@ -56,7 +57,7 @@ def parse_lora(text: str) -> LoraChoice:
     from localknobs.engine.adapter_files import path_and_scale  # 100 ms, which a conversion without adapters spares
 
     name, scale = path_and_scale(text)
-    return LoraChoice(Path(name).expanduser(), scale)
+    return LoraChoice(user_path(name), scale)
 
 
 @dataclass(frozen=True, slots=True)

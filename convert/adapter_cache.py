@@ -12,7 +12,7 @@ from localknobs.errors import NotFound
 from localknobs.jobs import drain
 from localknobs.ledger import fingerprint
 from localknobs.library import find_checkpoint
-from localknobs.paths import cache_folder
+from localknobs.paths import cache_folder, user_path
 
 
 def as_gguf(text: str) -> str:
@@ -23,7 +23,7 @@ def as_gguf(text: str) -> str:
         BadFile, Unsupported: it is damaged, or no GGUF adapter can hold it.
     """
     name, scale = path_and_scale(text)
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not (folder / "adapter_config.json").is_file() or any(folder.glob("*.gguf")):
         return text
     mark = hashlib.sha256(f"{folder.resolve()} {fingerprint(folder)}".encode("utf-8", "replace")).hexdigest()

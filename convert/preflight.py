@@ -30,6 +30,7 @@ from localknobs.hub.plan import plan_without_weights
 from localknobs.hub.repository import open_repository
 from localknobs.hub.spec import parse_spec
 from localknobs.jobs import drain
+from localknobs.paths import user_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,7 @@ def check(target: str, *, get_converter: bool = False) -> Preflight:
         BadFile: a file is damaged, or llama.cpp would read text differently.
         HubFailure: the repository could not be read.
     """
-    folder = Path(target).expanduser()
+    folder = user_path(target)
     if not folder.is_dir():
         folder = _fetched(target)
     config = read_json(folder / "config.json")

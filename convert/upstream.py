@@ -24,7 +24,7 @@ from localknobs.convert.metadata import read_json_if_there
 from localknobs.errors import BadFile, HubFailure, LocalknobsError, MissingExtra, NotFound, Unsupported
 from localknobs.hub.offline import refuse_offline
 from localknobs.jobs import Advanced, Job, Started, Wrote, partial_file
-from localknobs.paths import cache_folder
+from localknobs.paths import cache_folder, user_path
 
 SCRIPT = "convert_hf_to_gguf.py"
 SOURCE_VARIABLE = "LOCALKNOBS_LLAMA_CPP"
@@ -62,7 +62,7 @@ def find_converter(reason: str, *, download: bool = False) -> Path:
         MissingExtra: torch or transformers, which it needs, are not installed.
     """
     given = os.environ.get(SOURCE_VARIABLE)
-    script = (Path(given).expanduser() if given else converter_folder()) / SCRIPT
+    script = (user_path(given) if given else converter_folder()) / SCRIPT
     if not script.is_file():
         if given:
             raise NotFound(

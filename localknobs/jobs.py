@@ -283,5 +283,5 @@ def refuse_same_file(source: Path, target: Path) -> None:
     Raises:
         BadValue: both are the same file, by whatever names.
     """
-    if source.exists() and target.exists() and os.path.samefile(source, target):
+    if os.path.exists(source) and os.path.exists(target) and os.path.samefile(source, target):
         raise BadValue(f"{target} is the input itself", "Name another output with -o.")

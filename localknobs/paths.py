@@ -13,10 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def user_path(text: str | Path) -> Path:
+    """Return a path with `~` and `~user` put in; unlike `Path.expanduser`, a user there is not is no error."""
+    return Path(os.path.expanduser(text))
+
+
 def _home(kind: str, environment: str, default: str) -> Path:
     own = os.environ.get("LOCALKNOBS_HOME")
     if own:
-        return Path(own).expanduser() / kind
+        return user_path(own) / kind
     if sys.platform == "darwin":
         folder = "Caches" if kind == "cache" else "Application Support"
         return Path.home() / "Library" / folder / "localknobs"
@@ -45,7 +50,7 @@ def cache_folder() -> Path:
 def models_folder() -> Path:
     """The user's own model folder."""
     own = os.environ.get("LOCALKNOBS_MODELS")
-    return Path(own).expanduser() if own else data_folder() / "models"
+    return user_path(own) if own else data_folder() / "models"
 
 
 def presets_folder() -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
+from localknobs.paths import user_path
 from localknobs.terminal_text import printable
 from localknobs.tui.widgets.plot import Line, Picture
 from localknobs.tui.work_text import progress_text
@@ -27,10 +29,10 @@ _LARGEST_RATIO = 20.0
 
 def free_name(base: str, data: str, folder: Path) -> str:
     """Return a name for an adapter, after its base and data as the user names them, that a folder does not have yet."""
-    parts = [Path(text).expanduser().stem if text else "" for text in (base, data)]
+    parts = [user_path(text).stem if text else "" for text in (base, data)]
     name = "-".join(part.lower() for part in parts if part) or "adapter"
     number, found = 2, folder / name
-    while found.exists() or found.with_name(f".{found.name}.training").exists():
+    while os.path.exists(found) or os.path.exists(found.with_name(f".{found.name}.training")):
         found = folder / f"{name}-{number}"
         number += 1
     return found.name
@@ -85,7 +87,7 @@ def state_text(work: Work, curves: Curves) -> str:
         lines.append(f"loss {curves.loss[-1][1]:.3f}, {curves.tokens_per_s:,.0f} tokens/s{best}")
     if curves.drift:
         late = [drift for _, drift in curves.drift[-_LATE_STEPS:]]
-        lines.append(f"drift from the base at old rows {sum(late) / len(late):.4f} nats a token")
+        lines.append(f"drift from the base at old rows {sum(late) / len(late):.4f} (divergence at temperature 2)")
     return "\n".join([*lines, *(f"! {sign}" for sign in signs_of(curves))])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localknobs.cli.adapter_commands import USAGE, AdapterCommands
@@ -14,6 +13,7 @@ from localknobs.cli.output import AnswerWriter, facts, note, wrapped
 from localknobs.conversations import Conversation, plain_text, saved_conversations
 from localknobs.errors import BadValue, UnknownName
 from localknobs.knobs import Knob, knob, knobs_of
+from localknobs.paths import user_path
 from localknobs.presets import presets
 from localknobs.terminal_text import printable
 
@@ -161,14 +161,13 @@ class Commands:
         if not branch:
             raise BadValue("There is nothing to save yet", "Write a message first.")
         try:
-            target = Path(text).expanduser()
+            target = user_path(text)
             with target.open("x", encoding="utf-8", errors="replace") as file:
                 file.write(plain_text(branch))
         except FileExistsError:
             raise BadValue(f"{text} exists already", "Choose another name; nothing is overwritten.") from None
-        except (OSError, RuntimeError) as error:  # RuntimeError: ~nobody
-            why = getattr(error, "strerror", None) or error
-            raise BadValue(f"{text} cannot be written: {why}", "Choose another place.") from None
+        except OSError as error:
+            raise BadValue(f"{text} cannot be written: {error.strerror or error}", "Choose another place.") from None
         print(f"written to {target}")
 
     def _load(self, text: str) -> None:

@@ -20,6 +20,7 @@ from localknobs.flags import add_knob_flags, chosen
 from localknobs.gguf_info import Header, check_is_model, read_header
 from localknobs.hardware import available_memory_bytes
 from localknobs.library import BUILT_IN, find_model
+from localknobs.paths import user_path
 
 if TYPE_CHECKING:
     from localknobs.convert.set_keys import KeysWritten
@@ -87,7 +88,7 @@ def _measure(options: Namespace, header: Header, settings: LoadSettings) -> Cont
     from localknobs.evaluate.context_plan import plan_effect
     from localknobs.evaluate.model_words import read_model_words
 
-    text = options.text.expanduser() if options.text else None
+    text = user_path(options.text) if options.text else None
     plan = plan_effect(
         header, settings, read_model_words(options.model).name, text=text, minutes=options.minutes, seed=options.seed,
         restart=options.restart, command=command_line(),
@@ -108,7 +109,7 @@ def _write(header: Header, settings: LoadSettings, output: Path) -> KeysWritten:
     from localknobs.convert.set_keys import write_with_keys
 
     keys, without = rope_keys(header, settings)
-    output = output.expanduser()
+    output = user_path(output)
     return run_job(write_with_keys(header, keys, without, output))
 
 

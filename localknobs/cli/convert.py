@@ -10,6 +10,7 @@ from pathlib import Path
 from localknobs.cli.output import facts, note, print_json
 from localknobs.cli.progress import run_job
 from localknobs.library.names import checkpoint_name
+from localknobs.paths import user_path
 from localknobs.units import size_text
 
 
@@ -61,7 +62,7 @@ def run(options: Namespace) -> int:
 
     config = ConvertConfig(
         source=source,
-        output=options.output.expanduser() if options.output else None,
+        output=user_path(options.output) if options.output else None,
         outtype=options.outtype,
         loras=tuple(map(parse_lora, options.lora)),
         name=options.name,
@@ -83,7 +84,7 @@ def sources(options: Namespace) -> list[Path]:
 
 
 def _source(options: Namespace) -> Path:
-    given = Path(options.source).expanduser()
+    given = user_path(options.source)
     if given.is_dir():
         return given
     from localknobs.library import find_checkpoint  # 50 ms, for what is named by its place in the list
@@ -105,8 +106,8 @@ def _convert_adapter(options: Namespace, folder: Path) -> int:
 
     out_type = "f32" if options.outtype == "auto" else options.outtype
     named = f"{checkpoint_name(folder)}-{out_type.upper()}.gguf"
-    output = options.output.expanduser() if options.output else Path(named)
-    base = options.base.expanduser() if options.base else None
+    output = user_path(options.output) if options.output else Path(named)
+    base = user_path(options.base) if options.base else None
     plan = plan_lora(LoraConfig(folder, base, output / named if output.is_dir() else output, out_type))
     _show_written(run_job(convert_lora(plan)), options.json)
     return 0

@@ -12,6 +12,7 @@ from localknobs.cli.question import prompt_of
 from localknobs.errors import BadValue, NotFound
 from localknobs.flags import add_knob_flags, chosen
 from localknobs.library import BUILT_IN, find_model
+from localknobs.paths import user_path
 from localknobs.presets import preset
 from localknobs.terminal_text import printable
 
@@ -86,7 +87,7 @@ def _case(options: Namespace) -> Case:
         model = find_model(options.model)
     except NotFound as error:
         raise NotFound(error.message, error.hint + " A prompt goes after -p.") from None
-    if options.tasks and not options.tasks.expanduser().is_file():
+    if options.tasks and not user_path(options.tasks).is_file():
         raise NotFound(f"There is no file {options.tasks}", "docs/tasks.md says what is in one.")
     named = preset(options.preset).values if options.preset else {}
     return Case(
@@ -95,7 +96,7 @@ def _case(options: Namespace) -> Case:
         prompt=_prompt(options),
         values={**defaults("sampling"), **named, **chosen(options, "sampling")},
         loading=chosen(options, "loading"),
-        tasks=options.tasks.expanduser() if options.tasks else None,
+        tasks=user_path(options.tasks) if options.tasks else None,
     )
 
 

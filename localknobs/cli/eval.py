@@ -14,6 +14,7 @@ from localknobs.cli.remembering import command_line, remember
 from localknobs.errors import LocalknobsError
 from localknobs.flags import add_knob_flags, chosen
 from localknobs.knobs import Value
+from localknobs.paths import user_path
 from localknobs.units import time_text
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def run(options: Namespace) -> int:
         models=tuple(filter(None, variants)),
         base=base,
         suites=tuple(name.strip() for name in suites if name.strip()),
-        text=options.text.expanduser() if options.text else None,
+        text=user_path(options.text) if options.text else None,
         chunk_tokens=options.chunk,
         chunks=options.chunks,
         mode=options.kld,

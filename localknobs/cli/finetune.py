@@ -15,6 +15,7 @@ from localknobs.cli.remembering import command_line, remember
 from localknobs.errors import BadValue, NotFound
 from localknobs.flags import add_knob_flags, chosen
 from localknobs.jobs import drain
+from localknobs.paths import user_path
 from localknobs.terminal_text import printable
 from localknobs.units import time_text
 
@@ -86,19 +87,19 @@ def run(options: Namespace) -> int:
     plan = plan_finetune(
         TuneConfig(
             base=_base(options.base),
-            data=shipped_examples(options.data) if shipped else Path(options.data).expanduser(),
-            output=(options.output or Path("adapter")).expanduser(),
-            checkpoint=options.checkpoint.expanduser() if options.checkpoint else None,
-            held_out=held_out.expanduser() if held_out else None,
-            general=general.expanduser(),
-            rehearsal=old.expanduser(),
+            data=shipped_examples(options.data) if shipped else user_path(options.data),
+            output=user_path(options.output or "adapter"),
+            checkpoint=user_path(options.checkpoint) if options.checkpoint else None,
+            held_out=user_path(held_out) if held_out else None,
+            general=user_path(general),
+            rehearsal=user_path(old),
             knobs=chosen(options, "fine-tuning"),
             samples=tuple(options.sample),
             answers=max(0, options.answers),
             restart=options.restart,
             threads=max(0, options.threads),
             prove=not options.no_proof,
-            picture=options.curves.expanduser() if options.curves else None,
+            picture=user_path(options.curves) if options.curves else None,
         )
     )
     if rank():  # of several that train together, the first one tells and writes
@@ -127,7 +128,7 @@ def sources(options: Namespace) -> list[Path]:
     """Return what the adapter is made of, for the ledger."""
     from localknobs.tune.examples import SHIPPED, shipped_examples
 
-    data = Path(options.data).expanduser()
+    data = user_path(options.data)
     return [
         _base(options.base),
         data if data.exists() or options.data not in SHIPPED else shipped_examples(options.data),
@@ -140,7 +141,7 @@ def _base(text: str) -> Path:
     from localknobs.library import find_checkpoint, find_model
     from localknobs.paths import built_in_checkpoint
 
-    folder = Path(text).expanduser()
+    folder = user_path(text)
     built_in = built_in_checkpoint()
     if text == "built-in" and not folder.exists():
         if not built_in.is_dir():

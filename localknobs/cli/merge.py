@@ -8,6 +8,7 @@ from pathlib import Path
 
 from localknobs.cli.output import note, print_json
 from localknobs.cli.progress import run_job
+from localknobs.paths import user_path
 from localknobs.units import size_text
 
 
@@ -34,9 +35,9 @@ def run(options: Namespace) -> int:
     from localknobs.convert.merge import MergeConfig, merge, plan_merge
 
     config = MergeConfig(
-        base=options.base.expanduser(),
+        base=user_path(options.base),
         loras=tuple(map(parse_lora, options.lora)),
-        output=options.output.expanduser(),
+        output=user_path(options.output),
         out_type=options.outtype,
     )
     folder = run_job(merge(plan_merge(config)))
@@ -54,4 +55,4 @@ def sources(options: Namespace) -> list[Path]:
     """Return what the folder is made of, for the ledger."""
     from localknobs.convert.adapter import parse_lora
 
-    return [options.base.expanduser(), *(parse_lora(text).path for text in options.lora)]
+    return [user_path(options.base), *(parse_lora(text).path for text in options.lora)]

@@ -14,7 +14,7 @@ from localknobs.cli.progress import run_job
 from localknobs.errors import BadValue
 from localknobs.library import BUILT_IN, find_checkpoint, find_model
 from localknobs.library.names import checkpoint_name
-from localknobs.paths import models_folder
+from localknobs.paths import models_folder, user_path
 from localknobs.units import size_text
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _outputs(source: Path, options: Namespace, types: list[str]) -> list[Path]:
     """Return where each type goes: beside a GGUF file, into the library from anything else."""
     name = checkpoint_name(source) if source.is_dir() else re.sub(r"-\d{5}-of-\d{5}$", "", source.stem)
     stem = _TYPE_ENDING.sub("", name)
-    wanted = Path(options.output).expanduser() if options.output else None
+    wanted = user_path(options.output) if options.output else None
     is_folder = wanted is not None and (wanted.is_dir() or options.output.endswith(("/", os.sep)))
     if wanted and len(types) == 1 and not is_folder:
         return [wanted]

@@ -10,6 +10,7 @@ from pathlib import Path
 from localknobs.cli.output import facts, note
 from localknobs.errors import BadFile, BadValue
 from localknobs.ledger import card_path, changed_sources, fingerprint, read_card
+from localknobs.paths import user_path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def run(options: Namespace) -> int:
     from localknobs.cli.main import VERBS
     from localknobs.cli.main import run as run_words
 
-    path = options.card.expanduser()
+    path = user_path(options.card)
     card = read_card(path)
     if card.verb not in VERBS or card.verb == "redo":
         raise BadFile(f"The card names a verb there is not: {card.verb}", "It may be of a newer localknobs.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from localknobs.cli.output import facts, heading, note, print_json
 from localknobs.cli.progress import run_job
 from localknobs.library import find_model
+from localknobs.paths import user_path
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -35,9 +36,7 @@ def run(options: Namespace) -> int:
     from localknobs.convert.verify import VerifyConfig, plan_verify, verify
 
     loras = tuple(map(parse_lora, options.lora))
-    config = VerifyConfig(
-        options.source.expanduser(), find_model(options.model), options.prompts, options.threads, loras
-    )
+    config = VerifyConfig(user_path(options.source), find_model(options.model), options.prompts, options.threads, loras)
     plan = plan_verify(config)
     verdict = run_job(verify(plan))
     distance, limits = verdict.distance, verdict.limits

@@ -17,7 +17,7 @@ from localknobs.gguf_info.base_mark import BASE_MARK, norms_mark
 from localknobs.gguf_info.checks import NOT_A_MODEL
 from localknobs.ledger import fingerprint
 from localknobs.library import find_model
-from localknobs.paths import models_folder
+from localknobs.paths import models_folder, user_path
 
 AdapterKind = Literal["adapter", "control vector"]
 KNOB_OF: dict[AdapterKind, str] = {"adapter": "lora", "control vector": "control_vector"}
@@ -54,7 +54,7 @@ def path_and_scale(text: str) -> tuple[str, float]:
         BadValue: no name, or a scale that is not finite.
     """
     head, colon, tail = text.rpartition(":")
-    if colon and head and not Path(text).expanduser().exists():
+    if colon and head and not user_path(text).exists():
         try:
             scale = float(tail)
         except ValueError:
@@ -83,7 +83,7 @@ def find_adapter(name: str, kind: AdapterKind) -> Path:
         NotFound: there is none; the hint names the nearest.
         BadFile: a folder without a GGUF adapter.
     """
-    for given in (Path(name).expanduser(), models_folder() / name):
+    for given in (user_path(name), models_folder() / name):
         if given.is_file():
             return given
         if given.is_dir():

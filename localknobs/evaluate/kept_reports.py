@@ -18,7 +18,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from localknobs.errors import BadFile, BadValue, LocalknobsError, NotFound
 from localknobs.evaluate.results import Report
-from localknobs.paths import data_folder, written_whole
+from localknobs.paths import data_folder, user_path, written_whole
 
 LAST = "last"
 """Names the newest report."""
@@ -99,7 +99,7 @@ def find_report(name: str) -> KeptReport:
         BadFile: the file is no report.
     """
     if name.lower().endswith(".json"):
-        file = Path(name).expanduser()
+        file = user_path(name)
         if not file.is_file():
             raise NotFound(f"There is no file {file}", "`localknobs reports` lists what is kept.")
         return KeptReport(file.stem, file, read_report_file(file))

@@ -25,6 +25,7 @@ from typing import Any
 from localknobs.convert.imatrix import text_bytes
 from localknobs.errors import BadFile, BadValue
 from localknobs.evaluate.config import SHIPPED
+from localknobs.paths import user_path
 
 GENERAL = tuple(name for name in SHIPPED if name != "built-in")
 MOST_TOKENS = 4096
@@ -82,7 +83,7 @@ def read_suite(name: str) -> list[Item]:
     Raises:
         NotFound, BadFile: there is no such file, or a line of it is wrong; the message names the line.
     """
-    file = shipped_suite(name) if name in SHIPPED else Path(name).expanduser()
+    file = shipped_suite(name) if name in SHIPPED else user_path(name)
     text = text_bytes(file).decode("utf-8")
     suite = name if name in SHIPPED else file.stem
     items = []

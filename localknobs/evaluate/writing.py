@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def check_outputs(targets: Sequence[Path]) -> None:
     for target in targets:
         if target.suffix.lower() not in KINDS:
             raise BadValue(f"{target} does not say what to write", f"Names end in {', '.join(KINDS)}.")
-        if target.is_dir():
+        if os.path.isdir(target):
             raise BadValue(f"{target} is a folder", "Name a file.")
 
 

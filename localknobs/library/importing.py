@@ -58,7 +58,7 @@ def plan_import(source: Path, how: How) -> ImportPlan:
         BadValue: it is in the library already, or a name is taken.
         NotEnough: a copy does not fit on the disk.
     """
-    source = Path(os.path.abspath(source.expanduser()))
+    source = Path(os.path.abspath(os.path.expanduser(source)))
     if not os.path.exists(source):
         raise NotFound(
             f"There is no file or folder {source}", "Give the path of a .gguf file or of a folder with some."
@@ -127,7 +127,7 @@ def forget_place(place: Path) -> Path:
     Raises:
         NotFound: it is not on the list; the hint says what is.
     """
-    wanted = os.path.abspath(place.expanduser())
+    wanted = os.path.abspath(os.path.expanduser(place))
     kept = [each for each in _remembered() if os.path.abspath(os.path.expanduser(each)) != wanted]
     if len(kept) == len(_remembered()):
         known = ", ".join(map(str, extra_places()))

@@ -72,6 +72,13 @@ def test_no_such_file_and_the_near_name(refused, home, tmp_path):
     refused(3, "show", "")
 
 
+@pytest.mark.parametrize("arguments", [("finetune", "built-in", "FILE", "-o", "out"), ("verify", "FILE", "built-in"),
+                                       ("convert", "FILE"), ("merge", "FILE", "--lora", "a", "-o", "out")])  # fmt: skip
+def test_a_user_there_is_not(refused, arguments):
+    name = "~nobody-of-that-name/file"
+    assert name in refused(3, *(name if word == "FILE" else word for word in arguments))
+
+
 def test_a_folder_names_the_file_inside(refused, tmp_path):
     assert "is a folder" in refused(3, "chat", tmp_path, "-p", "x")
     (tmp_path / "inside.gguf").write_bytes(small_gguf())

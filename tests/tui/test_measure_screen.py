@@ -11,12 +11,14 @@ from scripted_engine import PROCESS_S, until
 from textual.widgets import Input, Tabs
 
 from localknobs.engine import LoadSettings
+from localknobs.errors import BadValue
 from localknobs.evaluate.config import EvalConfig, Variant
 from localknobs.evaluate.kept_reports import keep_report, kept_reports
 from localknobs.evaluate.run import evaluate, plan_eval
 from localknobs.jobs import drain
 from localknobs.tui.measure_form import MeasureForm
 from localknobs.tui.screens.measure import REPORT, MeasureScreen
+from localknobs.tui.screens.measure_reports import _check_target
 from localknobs.tui.screens.picker import Picker
 from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.widgets.candidates import Candidates
@@ -245,3 +247,9 @@ def test_the_fields_are_a_command_line_and_back():
     assert words[:4] == ["eval", "a.gguf", "b.gguf -ctk q8_0", "--base"]
     assert MeasureForm.of([*words, "--json"]) == form
     assert form.command == shlex.join(["localknobs", *words])
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x.html", f"{'n' * 300}/x.html"])
+def test_a_report_has_no_place_with_a_user_or_a_name_that_cannot_be(name):
+    with pytest.raises(BadValue, match="There is no folder"):
+        _check_target(name)

@@ -13,6 +13,7 @@ from textual.widgets import Input, OptionList
 from localknobs.tui.screens.forge import ForgeScreen
 from localknobs.tui.screens.picker import Picker
 from localknobs.tui.screens.tune import TuneScreen
+from localknobs.tui.tuning import free_name
 from localknobs.tui.widgets.knob_row import KnobRow
 from localknobs.tui.widgets.plot import Plot
 from localknobs.tui.works import Work
@@ -194,3 +195,8 @@ async def test_the_mouse_moves_a_slider_and_the_look_follows(opened):
         assert 0 < screen.values["max_steps"] < 5000
         screen.query_one("#knob-max_steps", KnobRow).change(30)
         await waits(pilot, lambda: "30 steps in all" in text(screen, "#plan"))
+
+
+def test_a_name_is_proposed_for_whatever_is_typed(tmp_path):
+    assert free_name("~nobody-of-that-name", "facts.jsonl", tmp_path) == "~nobody-of-that-name-facts"
+    assert free_name("n" * 300, "", tmp_path) == "n" * 300

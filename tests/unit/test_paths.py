@@ -1,5 +1,7 @@
 """Where things are kept, and files that are written whole or not at all."""
 
+from pathlib import Path
+
 import pytest
 
 from localknobs import paths
@@ -27,3 +29,8 @@ def test_a_finished_write_replaces_the_old_file(tmp_path):
     with paths.written_whole(target) as beside:
         beside.write_text("new")
     assert target.read_text() == "new" and list(target.parent.iterdir()) == [target]
+
+
+def test_a_user_there_is_not_is_no_error(home):
+    assert paths.user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert paths.user_path("~/x") == paths.user_path(Path("~/x")) == home.parent / "x"

@@ -14,7 +14,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import Header
 from localknobs.jobs import JobEvent
 from localknobs.knobs import Value, defaults, flag_words, knobs_of
-from localknobs.paths import models_folder
+from localknobs.paths import models_folder, user_path
 from localknobs.terminal_text import printable
 from localknobs.tui.screens.text_dialog import TextDialog
 from localknobs.tui.screens.work_screen import WorkScreen
@@ -78,7 +78,7 @@ class ContextWorks(WorkScreen[ScreenResultType]):
 
     def _write_to(self, name: str | None) -> None:
         if name and name.strip():
-            output = Path(name.strip()).expanduser()
+            output = user_path(name.strip())
             self._works.start(self.WORK, output.name, self._words("-o", str(output), without=CACHE))
 
     @property

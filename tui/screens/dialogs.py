@@ -13,6 +13,7 @@ from localknobs.errors import LocalknobsError
 from localknobs.gguf_info import check_is_model, read_header
 from localknobs.knobs import KNOBS, check_value, defaults, flag_words
 from localknobs.library import find_model, list_models
+from localknobs.paths import user_path
 from localknobs.presets import check_preset_name, delete_preset, presets
 from localknobs.tui.places import PLACES
 from localknobs.tui.screens.answering import after_the_answer
@@ -390,7 +391,7 @@ class Dialogs(ModelScreen):
         def named(name: str | None) -> None:
             if not name:
                 return
-            target = Path(name).expanduser()
+            target = user_path(name)
             try:
                 with target.open("x", encoding="utf-8") as file:
                     file.write(plain_text(self.conversation.branch()))

@@ -15,7 +15,7 @@ from textual.widgets.selection_list import Selection
 from localknobs.hardware import free_disk_bytes
 from localknobs.jobs import JobEvent, Noted
 from localknobs.library import BUILT_IN
-from localknobs.paths import models_folder
+from localknobs.paths import models_folder, user_path
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings
 from localknobs.tui.child_job import JobEnded
@@ -122,7 +122,7 @@ class ForgeScreen(PlannedWorkScreen[str | None]):
         folder = self.query_one("#folder", Input).value.strip() or str(models_folder())
         source = self.query_one("#source", Input).value.strip()
         ordered = [name for name, _ in TYPES if name in types]
-        return ["quantize", source, *ordered, *loras, "--json", "-o", str(Path(folder).expanduser()) + "/"]
+        return ["quantize", source, *ordered, *loras, "--json", "-o", str(user_path(folder)) + "/"]
 
     def _make_plan(self) -> None:
         self._plan = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 from textual import work
@@ -12,6 +13,7 @@ from localknobs.errors import BadValue, LocalknobsError
 from localknobs.evaluate.kept_reports import KeptReport, delete_report, find_report, kept_reports
 from localknobs.evaluate.writing import check_outputs
 from localknobs.fit.cards import parse_size
+from localknobs.paths import user_path
 from localknobs.terminal_text import printable
 from localknobs.tui.bridge import as_ours
 from localknobs.tui.screens.picker import Choice, Picker
@@ -100,16 +102,16 @@ class ReportScreen(PlannedWorkScreen[None]):
 
     def _write_to(self, name: str | None) -> None:
         if name and name.strip() and self._shown:
-            target = Path(name.strip()).expanduser()
+            target = user_path(name.strip())
             vram = self.query_one("#vram", Input).value.strip()
             words = ["reports", self._shown.name, "-o", str(target), *(["--vram", vram] if self._vram else [])]
             self._works.start("reports", f"The report to {target}", words)
 
 
 def _check_target(text: str) -> None:
-    target = Path(text.strip()).expanduser()
+    target = user_path(text.strip())
     check_outputs([target])
-    if target.exists():
+    if os.path.exists(target):
         raise BadValue(f"{target} exists already", "Choose another name.")
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise BadValue(f"There is no folder {target.parent}", "Choose another place.")

@@ -15,7 +15,7 @@ from textual.widgets import Input, Static
 from localknobs.jobs import JobEvent, Noted
 from localknobs.knobs import Value, defaults, flag_words, knobs_of
 from localknobs.library import BUILT_IN
-from localknobs.paths import models_folder
+from localknobs.paths import models_folder, user_path
 from localknobs.terminal_text import printable
 from localknobs.tui.actions import Action, bindings, key_help
 from localknobs.tui.child_job import JobEnded
@@ -153,7 +153,7 @@ class TuneScreen(PlannedWorkScreen[Wish | None]):
     @property
     def _output(self) -> Path:
         """The adapter's folder: a name alone is one in the models folder."""
-        return (models_folder() / Path(self._field("output") or "adapter").expanduser()).absolute()
+        return (models_folder() / user_path(self._field("output") or "adapter")).absolute()
 
     @staticmethod
     def _short(output: Path) -> str:
