@@ -90,7 +90,8 @@ def test_steering(snap_compare, scripted, size):
             {"layer": at, "agree": 1.0, "explained": 0.2 + 0.05 * at, "apart": 20.0 * at, "state": 80.0 + 20 * at}
             for at in range(1, 6)
         ]
-        work = Work("control-vector", "unsure.gguf", (), state="done", output=json.dumps({"layers": layers}))
+        asked, output = ("control-vector", "built-in"), json.dumps({"layers": layers})
+        work = Work("control-vector", "unsure.gguf", asked, state="done", output=output)
         pilot.app.works.items.append(work)
         pilot.app.push_screen(SteeringScreen("built-in", {}))
         await until(pilot, lambda: isinstance(pilot.app.screen, SteeringScreen) and pilot.app.screen.query(Checkbox))
