@@ -23,8 +23,9 @@ from localknobs.convert.quant_source import Rows, SourceTensor
 from localknobs.convert.tensors import PlannedTensor
 from localknobs.convert.token_proof import proof_processes
 from localknobs.errors import BadFile, NotEnough
-from localknobs.jobs import PARTIAL, remove_leftovers
+from localknobs.jobs import remove_leftovers
 from localknobs.paths import cache_folder
+from localknobs.storing import PARTIAL
 from localknobs.units import size_text
 
 
