@@ -63,6 +63,7 @@ GROUPS: dict[str, GroupBoxes] = {
     ),
     "Adapter": GroupBoxes(_TRAINING, "Room to learn against memory, time, and what the model knew before."),
     "Training": GroupBoxes(_TRAINING, "Time and memory against how well, and how narrowly, the examples are learned."),
+    "Against forgetting": GroupBoxes(_TRAINING, "What the model knew before against the time of a step."),
     "Data": GroupBoxes(_TRAINING, "More to see in an example against memory and time."),
 }
 """By a knob's group."""
