@@ -23,8 +23,11 @@ WAITED_BYTES = 64 << 20
 """Up to this size a file is waited for: that is shorter than a blink on any disk."""
 _FAILED = "failed"
 _RUN_FILE = Path("/proc/sys/kernel/random/boot_id")
+WAIT_S = 1.0
+"""Until a file is begun to be stored: small files that follow, such as its card, would wait behind it for seconds."""
 _STORE = f"""
-import os, sys
+import os, sys, time
+time.sleep({WAIT_S})
 try:
     os.fsync(int(sys.argv[1]))
 except OSError:
