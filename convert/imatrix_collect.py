@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from localknobs.convert.ggml import TYPE_NUMBERS
 from localknobs.convert.imatrix_file import Entry
+from localknobs.engine.graph_watch import GraphWatch
 from localknobs.errors import BadFile
-from localknobs.ggml_library import Tensor, check_layout, operation, tensor_values
+from localknobs.ggml_library import Tensor, operation, tensor_values
 
 LEAST_ROWS = 16
 """llama-imatrix ignores smaller batches."""
@@ -25,29 +26,16 @@ Sums = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 
 
-class Collector:
+class Collector(GraphWatch):
     """Collects one chunk at a time; a chunk counts only when it is taken over whole by `keep`."""
 
     def __init__(self, *, process_output: bool) -> None:
+        super().__init__()
         self.entries: dict[str, Entry] = {}
-        self.failure: BaseException | None = None
         self._process_output = process_output
         self._chunk: dict[str, Entry] = {}
         self._shared: tuple[int, Sums | None, Sums] | None = None
-        self._checked = False
         self._dense, self._by_expert = operation("MUL_MAT"), operation("MUL_MAT_ID")
-
-    def on_tensor(self, pointer: int, ask: bool, _user: object) -> bool:
-        """Look at one computed tensor; what goes wrong is kept in `failure`, as C cannot take an exception."""
-        if self.failure:
-            return not ask
-        try:
-            if ask:
-                return self._is_wanted(pointer)
-            self._take(pointer)
-        except BaseException as failure:  # whatever it is: the computation must go on, and be thrown away
-            self.failure = failure
-        return True
 
     def keep(self) -> None:
         """Take the chunk over into the sums.
@@ -68,7 +56,7 @@ class Collector:
         self._chunk = {}
         self._shared = None
 
-    def _is_wanted(self, pointer: int) -> bool:
+    def _wants(self, pointer: int) -> bool:
         tensor = Tensor.from_address(pointer)
         if tensor.op == self._by_expert:
             return True
@@ -82,10 +70,7 @@ class Collector:
 
     def _take(self, pointer: int) -> None:
         tensor = Tensor.from_address(pointer)
-        if not self._checked:
-            for part in (pointer, tensor.src[0], tensor.src[1]):
-                check_layout(part)
-            self._checked = True
+        self._check_layout(pointer, tensor.src[0], tensor.src[1])
         weight = Tensor.from_address(tensor.src[0])
         name = _weight_name(weight)
         old = self._chunk.get(name) or self.entries.get(name)

@@ -44,10 +44,9 @@ def _run(command: dict[str, Any], say: Say) -> None:
         model=Path(command["model"]), n_ctx=size, n_gpu_layers=command["n_gpu_layers"], n_batch=size, n_ubatch=size
     )
     collector = Collector(process_output=command["process_output"])
-    look = lib.ggml_backend_sched_eval_callback(collector.on_tensor)
     abort = lib.ggml_abort_callback(lambda _user: stop.is_set())
     # Without extra buffers: repacked weights would do, but AMX faults on some virtual machines.
-    model = LoadedModel(settings, size, command["threads"], False, lambda done: None, look)
+    model = LoadedModel(settings, size, command["threads"], False, lambda done: None, collector.callback)
     model.set_abort(abort)
     text = Path(command["text"]).read_bytes().decode("utf-8").removesuffix("\n")  # as llama.cpp reads -f
     tokens = model.tokenize(text, special=command["parse_special"])

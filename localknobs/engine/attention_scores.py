@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from localknobs.engine.cache import TokenCache
-from localknobs.engine.llama import lib
+from localknobs.engine.graph_watch import GraphWatch
 from localknobs.errors import LocalknobsError
-from localknobs.ggml_library import Tensor, check_layout, tensor_values
+from localknobs.ggml_library import Tensor, tensor_values
 
 MOST_LAYERS = 8
 """Layers that are watched, evenly spread: each costs a look at all its scores for every token."""
 _SOFTMAX, _KEYS = b"kq_soft_max", b"cache_k_l"
 
 
-class AttentionScores:
+class AttentionScores(GraphWatch):
     """Scores of the tokens of one cache; `callback` goes into the context, `on_change` into the cache.
 
     Args:
@@ -31,14 +31,12 @@ class AttentionScores:
     """
 
     def __init__(self, layers: int) -> None:
+        super().__init__()
         step = max(1, -(-layers // MOST_LAYERS))
         self._watched = {b"%s-%d" % (_SOFTMAX, layer) for layer in range(0, layers, step)}
         self._by_cell = np.zeros(0)
         self._cells: list[int] = []  # of the held tokens, in their order
-        self._checked = False
         self._idx_of = b""  # the layer whose writing tells the cells
-        self.failure: BaseException | None = None
-        self.callback = lib.ggml_backend_sched_eval_callback(self._on_tensor)
 
     def attach(self, cache: TokenCache) -> None:
         """Make the context of a cache anew, empty, with this looking on."""
@@ -67,21 +65,11 @@ class AttentionScores:
     def _settle(self, count: int) -> None:
         del self._cells[count:]
 
-    def _on_tensor(self, pointer: int, ask: bool, _user: object) -> bool:
-        """Look at one tensor; what goes wrong is kept, as C cannot take an exception and would compute no further."""
-        if self.failure:
-            return not ask
-        try:
-            name = Tensor.from_address(pointer).name
-            if ask:
-                if name.startswith(_KEYS):
-                    self._note_cells(pointer, name)
-                return name in self._watched
-            if name in self._watched:
-                self._add(pointer)
-        except BaseException as failure:
-            self.failure = failure
-        return True
+    def _wants(self, pointer: int) -> bool:
+        name = Tensor.from_address(pointer).name
+        if name.startswith(_KEYS):
+            self._note_cells(pointer, name)
+        return name in self._watched
 
     def _note_cells(self, pointer: int, name: bytes) -> None:
         """Read which cells the tokens of this micro-batch go to, once: in the first layer that writes its keys."""
@@ -93,18 +81,18 @@ class AttentionScores:
                 layer = name.split(b" ")[0]
                 self._idx_of = self._idx_of or layer
                 if layer == self._idx_of:
-                    if not self._checked:
-                        check_layout(pointer)
-                        check_layout(source)
-                        self._checked = True
+                    self._check_layout(pointer, source)
                     cells = tensor_values(indexes, np.dtype(np.int64)).reshape(-1).tolist()
                     self._cells += cells
                     self._grow(max(cells) + 1)
                     self._by_cell[cells] = 0.0
                 return
 
-    def _add(self, pointer: int) -> None:
-        values = tensor_values(Tensor.from_address(pointer), np.dtype(np.float32))
+    def _take(self, pointer: int) -> None:
+        tensor = Tensor.from_address(pointer)
+        if tensor.name not in self._watched:
+            return
+        values = tensor_values(tensor, np.dtype(np.float32))
         columns = values.sum(axis=(0, 1, 2), dtype=np.float64)  # over streams, heads and tokens
         self._grow(len(columns))
         self._by_cell[: len(columns)] += columns

@@ -11,15 +11,15 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from localknobs.engine.llama import lib
+from localknobs.engine.graph_watch import GraphWatch
 from localknobs.errors import BadFile, Unsupported
-from localknobs.ggml_library import Tensor, check_layout, tensor_values
+from localknobs.ggml_library import Tensor, tensor_values
 
 _OUTPUT = re.compile(rb"l_out-(\d{1,6})")
 _F32 = 0  # ggml_type of ggml.h
 
 
-class HiddenStates:
+class HiddenStates(GraphWatch):
     """States of the text that is computed; `callback` goes into the context when the model is loaded.
 
     Args:
@@ -28,11 +28,9 @@ class HiddenStates:
     """
 
     def __init__(self, layers: int, width: int) -> None:
+        super().__init__()
         self._layers, self._width = layers, width
         self._found: dict[int, npt.NDArray[np.float32]] = {}
-        self._checked = False
-        self._failure: BaseException | None = None
-        self.callback = lib.ggml_backend_sched_eval_callback(self._on_tensor)
 
     def take(self) -> npt.NDArray[np.float32]:
         """Return the states at the last token that was computed, and forget them.
@@ -45,8 +43,8 @@ class HiddenStates:
             BadFile: a state is not finite.
         """
         found, self._found = self._found, {}
-        if self._failure:
-            raise self._failure
+        if self.failure:
+            raise self.failure
         missing = [layer for layer in range(self._layers) if layer not in found]
         if missing:
             raise Unsupported(
@@ -59,26 +57,15 @@ class HiddenStates:
             raise BadFile("The model's hidden states are not finite", "The file is damaged, or overflows in its types.")
         return states
 
-    def _on_tensor(self, pointer: int, ask: bool, _user: object) -> bool:
-        """Look at one tensor; what goes wrong is kept, as C cannot take an exception and would compute no further."""
-        if self._failure:
-            return not ask
-        try:
-            tensor = Tensor.from_address(pointer)
-            name = _OUTPUT.fullmatch(tensor.name)
-            if ask:
-                return name is not None
-            if name:
-                self._keep(int(name[1]), pointer)
-        except BaseException as failure:
-            self._failure = failure
-        return True
+    def _wants(self, pointer: int) -> bool:
+        return _OUTPUT.fullmatch(Tensor.from_address(pointer).name) is not None
 
-    def _keep(self, layer: int, pointer: int) -> None:
-        if not self._checked:
-            check_layout(pointer)
-            self._checked = True
+    def _take(self, pointer: int) -> None:
         tensor = Tensor.from_address(pointer)
+        name = _OUTPUT.fullmatch(tensor.name)
+        if not name:
+            return
+        self._check_layout(pointer)
         width, tokens, *more = map(int, tensor.ne)
         if (width, more, tensor.type) != (self._width, [1, 1], _F32):
             raise Unsupported(
@@ -88,4 +75,4 @@ class HiddenStates:
             )
         if tokens:  # the last layer computes only rows that are wanted: of a prompt's beginning, none
             values = tensor_values(tensor, np.dtype(np.float32))
-            self._found[layer] = np.array(values[0, 0, -1], np.float32)
+            self._found[int(name[1])] = np.array(values[0, 0, -1], np.float32)

@@ -195,8 +195,8 @@ def test_a_callback_that_fails_is_told_and_the_computation_goes_on(monkeypatch):
 
     monkeypatch.setattr(attention_scores.Tensor, "from_address", fail)
     scores = attention_scores.AttentionScores(4)
-    assert scores._on_tensor(1, True, None) is True
-    assert scores._on_tensor(1, True, None) is False  # no more is asked for
-    assert scores._on_tensor(1, False, None) is True
+    assert scores.on_tensor(1, True, None) is True
+    assert scores.on_tensor(1, True, None) is False  # no more is asked for
+    assert scores.on_tensor(1, False, None) is True
     with pytest.raises(LocalknobsError, match="Attention cannot be read: a tensor of another layout"):
         scores.scores(0)
