@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,10 +96,11 @@ def run(options: Namespace) -> int:
         suites = [name for name in SUITES if options.base or name not in AGAINST_PARENT]
     common = chosen(options, "loading")
     parent = _variant(options.base, common) if options.base else None
-    *variants, base = _told_apart([*(_variant(text, common) for text in options.models), parent])
+    models = [_variant(text, common) for text in options.models]
+    files = _files_by_label([*models, *([parent] if parent else [])])
     config = EvalConfig(
-        models=tuple(filter(None, variants)),
-        base=base,
+        models=tuple(_told_apart(one, files) for one in models),
+        base=parent and _told_apart(parent, files),
         suites=tuple(name.strip() for name in suites if name.strip()),
         text=user_path(options.text) if options.text else None,
         chunk_tokens=options.chunk,
@@ -176,22 +177,21 @@ def _keep_on_cards(config: EvalConfig, report: Report) -> None:
             note(str(error))
 
 
-def _told_apart(variants: Sequence[Variant | None]) -> list[Variant | None]:
-    """Return models with their folders' names where different files have one name."""
+def _files_by_label(variants: Sequence[Variant]) -> dict[str, set[Path]]:
     files: dict[str, set[Path]] = {}
     for one in variants:
-        if one:
-            files.setdefault(one.label, set()).add(one.settings.model.absolute())
+        files.setdefault(one.label, set()).add(one.settings.model.absolute())
+    return files
 
-    def told_apart(one: Variant) -> Variant:
-        others = files[one.label]
-        if len(others) == 1:
-            return one
-        folder = one.settings.model.absolute().parent
-        same_folder = sum(other.parent.name == folder.name for other in others) > 1
-        return replace(one, label=f"{folder if same_folder else folder.name}/{one.label}")
 
-    return [one and told_apart(one) for one in variants]
+def _told_apart(one: Variant, files: Mapping[str, set[Path]]) -> Variant:
+    """Return a model with its folder's name, or all of its path, where other files have its label."""
+    others = files[one.label]
+    if len(others) == 1:
+        return one
+    folder = one.settings.model.absolute().parent
+    same_folder = sum(other.parent.name == folder.name for other in others) > 1
+    return replace(one, label=f"{folder if same_folder else folder.name}/{one.label}")
 
 
 def _variant(text: str, common: dict[str, Value]) -> Variant:

@@ -238,14 +238,17 @@ def _fitting(plan: EffectPlan) -> tuple[int, ...]:
 def _affordable(plan: EffectPlan, reaches: Sequence[int], found: Found, left_minutes: float) -> tuple[int, str]:
     """Return the longest prompt that the time allows, by how fast short ones were read, and what to say about it."""
     wanted = reaches[0]
-    time = next((one for one in found.times if one.stage == "text"), None)
     if not plan.minutes:
         return wanted, ""
+    time = next((one for one in found.times if one.stage == "text"), None)
     if time is None or not time.seconds:  # all of the short part was kept from before
-        said = (
-            "" if len(reaches) == 1 else f"Measured to {reaches[-1]:,} of {wanted:,} tokens only: how fast this is was "
+        shortest = reaches[-1]
+        if shortest == wanted:
+            return wanted, ""
+        return shortest, (
+            f"Measured to {shortest:,} of {wanted:,} tokens only: how fast this is was not timed anew. "
+            "--minutes 0 measures all."
         )
-        return reaches[-1], said and f"{said}not timed anew. --minutes 0 measures all."
     needed = {reach: 2 * LEAST_READ * reach * time.seconds / time.units for reach in reaches}
     reach = next((reach for reach in reaches if needed[reach] <= 60 * left_minutes), plan.short_tokens)
     if reach == wanted:

@@ -70,7 +70,7 @@ class EffectPlan:
 
     def short_config(self, minutes: float) -> EvalConfig:
         """Return what is measured on short prompts: KL divergence from `plain`."""
-        return self._config(("kld",), minutes, self.short_tokens)
+        return self._config(("kld",), minutes)
 
     def long_config(self, reach: int, minutes: float, *, read: bool) -> EvalConfig:
         """Return what is measured of a length beyond the trained one.
@@ -83,13 +83,13 @@ class EffectPlan:
         asked = (self.trained * 3 // 4, (self.trained + reach) // 2, reach - 16)
         lengths = tuple(length for length in asked if length >= LEAST_NEEDLE) or (reach,)
         return replace(
-            self._config(("needle", "position") if read else ("needle",), minutes, self.short_tokens),
+            self._config(("needle", "position") if read else ("needle",), minutes),
             needle_lengths=lengths, needle_depths=NEEDLE_DEPTHS, needles=NEEDLES_A_CELL, position_tokens=reach,
         )  # fmt: skip
 
-    def _config(self, suites: tuple[str, ...], minutes: float, chunk: int) -> EvalConfig:
+    def _config(self, suites: tuple[str, ...], minutes: float) -> EvalConfig:
         return EvalConfig(
-            models=(self.scaled,), base=self.plain, suites=suites, text=self.text, chunk_tokens=chunk,
+            models=(self.scaled,), base=self.plain, suites=suites, text=self.text, chunk_tokens=self.short_tokens,
             minutes=minutes, seed=self.seed, restart=self.restart, threads=self.scaled.settings.threads,
             plan_memory=False, command=self.command,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """How long a checkpoint of about 0.85B takes to become a BF16 file, beside copying its bytes.
 
 Prints times, their ratio and the peak memory; asserts nothing of them. The copy is of the weights, once as `cp`
-leaves it (in the system's memory) and once stored on disk, as a conversion always is. With LOCALKNOBS_LLAMA_CPP
+leaves it (in the system's memory), as a conversion leaves it too, and once stored on disk. With LOCALKNOBS_LLAMA_CPP
 naming llama.cpp's source, its own converter takes part.
 """
 
